@@ -1,0 +1,1 @@
+"""Readers of noisy–clean image pairs."""

@@ -1,0 +1,1 @@
+"""Bayer mosaics: packing, decoding files, writing them."""
