@@ -1,10 +1,10 @@
 """Random numbers that depend on nothing but a seed and a place in the frame.
 
-Every number is a pure function of (seed, stream, channel, row, column): a counter-based generator (SplitMix64,
-Steele, Lea and Flood 2014, its state started afresh by hashing on every image row). Bytes therefore do not
-depend on batch, tile, thread, worker or process. Rows of a batch that share seed and origin share their numbers: give
-each row its own seed where they must differ. Normals come from the inverse CDF in float64, one scalar routine
-for every element, so that no vectorised code path can round differently.
+Every number is a pure function of (seed, stream, channel, row, column): a counter-based generator
+(SplitMix64, Steele, Lea and Flood 2014, its state started afresh by hashing on every image row). Bytes
+therefore do not depend on batch, tile, thread, worker or process. Rows of a batch that share seed and origin
+share their numbers: give each row its own seed where they must differ. Normals come from the inverse CDF in
+float64, one scalar routine for every element, so that no vectorised code path can round differently.
 """
 
 from __future__ import annotations
@@ -88,4 +88,5 @@ def normal(
     device: torch.device | str | None = None,
 ) -> Float[Tensor, "b c h w"]:
     """Standard normal numbers, float64; arguments as in `uniform`."""
-    return torch.special.ndtri(uniform(seed, shape, stream=stream, origin=origin, device=device))
+    z: Tensor = torch.special.ndtri(uniform(seed, shape, stream=stream, origin=origin, device=device))
+    return z

@@ -31,7 +31,7 @@ class Shot:
         clean: `(B, C, H, W)`, the signal before clipping and rounding, linear units, finite.
         iso: `(B,)`, ISO speed, > 0.
         camera: `(B,)`, index of each row's camera in `cameras`.
-        cameras: names of the cameras. Models resolve cameras by *name*, so one batch can go to several models.
+        cameras: names of the cameras. Models resolve them by *name*, so one batch can go to several models.
         lsb: `(B, C)`, width of one stored code in linear units, >= 0; 0 means continuous (not quantised).
         low: `(B, C)`, lowest value that the stored image can hold, linear units.
         high: `(B, C)`, highest value that the stored image can hold, linear units, > low.
@@ -145,7 +145,7 @@ class Shot:
     def _check_maps(self) -> None:
         shape = tuple(self.clean.shape)
         b, _, h, w = shape
-        expected: dict[str, tuple[int | None, ...]] = {name: shape for name in _PIXEL_MAPS}
+        expected: dict[str, tuple[int | None, ...]] = dict.fromkeys(_PIXEL_MAPS, shape)
         expected["srgb"] = (b, 3, 2 * h, 2 * w)
         expected["context"] = (b, None, h, w)
         for name, want in expected.items():
