@@ -263,7 +263,7 @@ class _CellTable(NamedTuple):
         terms += np.arange(self.window) * log_rate[:, None]
         peak = terms.max(axis=1)
         terms -= peak[:, None]
-        total = np.log(np.exp(terms, out=terms).sum(axis=1)) + peak + start * log_rate - rate
+        total: FloatArray = np.log(np.exp(terms, out=terms).sum(axis=1)) + peak + start * log_rate - rate
         top = codes == self.max_code
         if top.any():
             total[top] = np.logaddexp(total[top], _log_poisson_tail(self.certain, rate[top], log_rate[top]))
