@@ -1,1 +1,35 @@
-"""Noise models."""
+"""Noise models: classical baselines and flows, and the named architectures by name."""
+
+from collections.abc import Callable
+
+from noiseflow.models.base import FittedModel, NoDensityError, NoiseModel, quantise, synthesize
+from noiseflow.models.flow import Flow, MassBound
+from noiseflow.models.gaussian import Gaussian, NoiseLevelFunction
+from noiseflow.models.zoo import glow, noise_flow
+
+ARCHITECTURES: dict[str, Callable[..., FittedModel]] = {
+    "gaussian": Gaussian,
+    "nlf": NoiseLevelFunction,
+    "noise_flow": noise_flow,
+    "glow": glow,
+}
+"""What a model's name on the command line and in its file stands for."""
+
+BASELINES = ("gaussian", "nlf")
+"""Names that `evaluate` accepts in place of a model file."""
+
+__all__ = [
+    "ARCHITECTURES",
+    "BASELINES",
+    "FittedModel",
+    "Flow",
+    "Gaussian",
+    "MassBound",
+    "NoDensityError",
+    "NoiseLevelFunction",
+    "NoiseModel",
+    "glow",
+    "noise_flow",
+    "quantise",
+    "synthesize",
+]

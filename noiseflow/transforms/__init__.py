@@ -1,1 +1,20 @@
-"""Invertible layers."""
+"""Invertible layers: each maps noise towards base space and says how much it changes volume."""
+
+from noiseflow.transforms.actnorm import ActNorm
+from noiseflow.transforms.base import Chain, Squeeze, Transform, Unsqueeze
+from noiseflow.transforms.conv1x1 import Conv1x1, Conv1x1LU
+from noiseflow.transforms.coupling import AffineCoupling
+from noiseflow.transforms.sensor import Gain, SignalDependentScale
+
+__all__ = [
+    "ActNorm",
+    "AffineCoupling",
+    "Chain",
+    "Conv1x1",
+    "Conv1x1LU",
+    "Gain",
+    "SignalDependentScale",
+    "Squeeze",
+    "Transform",
+    "Unsqueeze",
+]

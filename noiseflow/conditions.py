@@ -1,0 +1,114 @@
+"""The camera and ISO pairs that a model knows, and how a batch's rows find their place among them.
+
+Every conditional table in the package has one row per known (camera, ISO) pair. Rows of a `Shot` are resolved by
+camera *name*. A pair that was not in the training data is an error that lists the known ones; with `allow_unseen`
+an ISO between two known ones of the same camera is interpolated on the logarithm of ISO. Nothing is extrapolated.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from noiseflow.shot import Shot
+
+
+class UnknownConditionError(ValueError):
+    """A camera or an ISO that the model was not fitted on."""
+
+
+class Place(NamedTuple):
+    """Where each row of a batch lies in a table: between two rows, and how far along.
+
+    Attributes:
+        lower: `(B,)`, table row of the next lower (or equal) known ISO.
+        upper: `(B,)`, table row of the next higher (or equal) known ISO.
+        weight: `(B,)`, share of `upper`, in [0, 1]; 0 where the ISO is known.
+        camera: `(B,)`, index of the camera in `Conditions.cameras`.
+    """
+
+    lower: Int[Tensor, "b"]
+    upper: Int[Tensor, "b"]
+    weight: Float[Tensor, "b"]
+    camera: Int[Tensor, "b"]
+
+    def read(self, table: Float[Tensor, "k c"]) -> Float[Tensor, "b c"]:
+        """Interpolate a table with one row per known pair, linearly (store logarithms where that is meant)."""
+        weight = self.weight.to(table.dtype)[:, None]
+        return torch.lerp(table[self.lower], table[self.upper], weight)
+
+
+class Conditions:
+    """The known (camera, ISO) pairs of a model, sorted by camera and ISO.
+
+    Args:
+        pairs: camera name and ISO of every known pair; repeated ones count once.
+
+    Attributes:
+        pairs: the sorted pairs.
+        cameras: the sorted camera names.
+        allow_unseen: interpolate an unknown ISO between known ones of its camera instead of raising.
+    """
+
+    def __init__(self, pairs: Iterable[tuple[str, float]]) -> None:
+        self.pairs = tuple(sorted({(str(camera), float(iso)) for camera, iso in pairs}))
+        if not self.pairs:
+            raise ValueError("conditions: expected at least one (camera, ISO) pair, got none")
+        self.cameras = tuple(dict.fromkeys(camera for camera, _ in self.pairs))
+        self.allow_unseen = False
+        self._rows = {c: [i for i, (name, _) in enumerate(self.pairs) if name == c] for c in self.cameras}
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __repr__(self) -> str:
+        return f"{len(self.cameras)} cameras, {len(self.pairs)} pairs"
+
+    def isos(self, camera: str) -> tuple[float, ...]:
+        """Known ISOs of a camera, rising."""
+        return tuple(self.pairs[i][1] for i in self._rows[camera])
+
+    def locate(self, shot: Shot) -> Place:
+        """Resolve the camera and ISO of every row.
+
+        Raises:
+            UnknownConditionError: a camera is unknown; or an ISO is, and interpolation is off or cannot reach it.
+        """
+        found: dict[tuple[str, float], tuple[int, int, float]] = {}
+        keys = list(zip(shot.camera_names, shot.iso.tolist(), strict=True))
+        for key in dict.fromkeys(keys):
+            found[key] = self._find(*key)
+        device = shot.clean.device
+        columns = list(zip(*(found[key] for key in keys), strict=True)) or [(), (), ()]
+        return Place(
+            lower=torch.tensor(columns[0], dtype=torch.int64, device=device),
+            upper=torch.tensor(columns[1], dtype=torch.int64, device=device),
+            weight=torch.tensor(columns[2], dtype=torch.float64, device=device),
+            camera=torch.tensor([self.cameras.index(c) for c, _ in keys], dtype=torch.int64, device=device),
+        )
+
+    def _find(self, camera: str, iso: float) -> tuple[int, int, float]:
+        if camera not in self._rows:
+            raise UnknownConditionError(f"camera {camera!r} is unknown; known: {', '.join(self.cameras)}")
+        rows, isos = self._rows[camera], self.isos(camera)
+        for row, known in zip(rows, isos, strict=True):
+            if math.isclose(iso, known, rel_tol=1e-6):
+                return row, row, 0.0
+        listed = ", ".join(f"{known:g}" for known in isos)
+        if not self.allow_unseen:
+            raise UnknownConditionError(
+                f"ISO {iso:g} of camera {camera!r} is unknown; known: {listed} (--allow-unseen interpolates)"
+            )
+        above = bisect_left(isos, iso)
+        if above in (0, len(isos)):
+            raise UnknownConditionError(
+                f"ISO {iso:g} of camera {camera!r} lies outside the known {listed}; nothing is extrapolated"
+            )
+        low, high = isos[above - 1], isos[above]
+        return rows[above - 1], rows[above], math.log(iso / low) / math.log(high / low)

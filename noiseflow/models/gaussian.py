@@ -1,0 +1,78 @@
+"""The classical baselines: independent Gaussian noise, homoscedastic or with a noise level function."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from noiseflow.cells import cells, log_normal_mass
+from noiseflow.conditions import Conditions
+from noiseflow.models.base import FittedModel
+from noiseflow.noise_level import NoiseLevel
+from noiseflow.randomness import SAMPLE, normal
+from noiseflow.shot import Shot
+
+
+class _PixelGaussian(FittedModel):
+    """Independent Gaussian noise at every pixel, mean and variance from a `NoiseLevel`."""
+
+    def __init__(self, pairs: Iterable[tuple[str, float]], channels: int, *, slope: bool) -> None:
+        conditions = Conditions(pairs)
+        super().__init__(conditions, channels)
+        self.level = NoiseLevel(conditions, channels if channels == 3 else 1, slope=slope)
+        self.architecture = (
+            "nlf" if slope else "gaussian",
+            {"pairs": [list(pair) for pair in conditions.pairs], "channels": channels},
+        )
+
+    def _moments(self, shot: Shot) -> tuple[Tensor, Tensor]:
+        """Mean and variance of the noise, float64."""
+        self.check_channels(shot.clean)
+        wide = shot.to(dtype=torch.float64)
+        return self.level.mean(wide).double(), self.level.variance(wide).double()
+
+    def log_prob(self, noise: Tensor, shot: Shot) -> Tensor:
+        """Log density of noise, nats, `(B,)`, in noise's dtype."""
+        mean, variance = self._moments(shot)
+        terms = -0.5 * ((noise.double() - mean) ** 2 / variance + variance.log() + math.log(2 * math.pi))
+        return terms.sum(dim=(1, 2, 3)).to(noise.dtype)
+
+    def log_mass(self, noisy: Tensor, shot: Shot, *, seed: int | Tensor = 0) -> Tensor:
+        """Log probability of the stored codes, nats, `(B,)`, float64: exact, whatever the seed."""
+        mean, variance = self._moments(shot)
+        return log_normal_mass(cells(noisy, shot), mean, variance.sqrt()).sum(dim=(1, 2, 3))
+
+    @torch.no_grad()
+    def sample(self, shot: Shot, *, seed: int | Tensor) -> Tensor:
+        """Draw latent noise, linear units, in clean's dtype."""
+        mean, variance = self._moments(shot)
+        shape = tuple(shot.clean.shape)
+        z = normal(seed, shape, stream=SAMPLE, origin=shot.origin, device=shot.clean.device)  # type: ignore[arg-type]
+        return (mean + variance.sqrt() * z).to(shot.clean.dtype)
+
+
+class Gaussian(_PixelGaussian):
+    """Homoscedastic Gaussian noise: one variance per camera and ISO (per channel in sRGB).
+
+    Args:
+        pairs: the (camera, ISO) pairs.
+        channels: 4 for packed raw, 3 for sRGB, 1 for mono.
+    """
+
+    def __init__(self, pairs: Iterable[tuple[str, float]], channels: int = 4) -> None:
+        super().__init__(pairs, channels, slope=False)
+
+
+class NoiseLevelFunction(_PixelGaussian):
+    """Heteroscedastic Gaussian noise, variance a·clean + b: one (a, b) per camera and ISO (per channel in sRGB).
+
+    Args:
+        pairs: the (camera, ISO) pairs.
+        channels: 4 for packed raw, 3 for sRGB, 1 for mono.
+    """
+
+    def __init__(self, pairs: Iterable[tuple[str, float]], channels: int = 4) -> None:
+        super().__init__(pairs, channels, slope=True)

@@ -1,0 +1,92 @@
+"""The named architectures: plain functions that return a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from noiseflow.conditions import Conditions
+from noiseflow.models.flow import Flow
+from noiseflow.noise_level import NoiseLevel
+from noiseflow.transforms import (
+    ActNorm,
+    AffineCoupling,
+    Chain,
+    Conv1x1LU,
+    Gain,
+    SignalDependentScale,
+    Squeeze,
+    Transform,
+    Unsqueeze,
+)
+
+NOISE_FLOW_LAYERS = "sdn|unc|unc|unc|unc|gain|unc|unc|unc|unc"
+"""The published order of layers of Noise Flow (Abdelhamed et al. 2019, section 4.3)."""
+
+
+def noise_flow(
+    pairs: Iterable[tuple[str, float]], channels: int = 4, *, layers: str = NOISE_FLOW_LAYERS, hidden: int = 16
+) -> Flow:
+    """Noise Flow: signal-dependent scale, gain, and steps of 1×1 convolution and coupling, without squeeze.
+
+    The couplings see the clean image and the predicted log standard deviation beside half of the noise. 1×1
+    convolutions and couplings start as the identity, so the flow starts as the noise level function it is given
+    (`Flow.start_from`).
+
+    Args:
+        pairs: the (camera, ISO) pairs.
+        channels: 4 for packed raw, 3 for sRGB.
+        layers: the papers' string: `sdn` signal-dependent scale, `gain`, `unc` a 1×1 convolution and a coupling,
+            joined by `|`, from noise to base space.
+        hidden: channels of the couplings' hidden layers.
+
+    Source: Abdelhamed, Brubaker and Brown 2019.
+    """
+    conditions = Conditions(pairs)
+    shared = channels if channels == 3 else 1
+    stack: list[Transform] = []
+    for i, name in enumerate(layers.split("|")):
+        if name == "sdn":
+            stack.append(SignalDependentScale(NoiseLevel(conditions, shared)))
+        elif name == "gain":
+            stack.append(Gain(conditions))
+        elif name == "unc":
+            stack.append(Conv1x1LU(channels))
+            stack.append(AffineCoupling(channels, hidden, context=2 * channels, swap=i % 2 == 1))
+        else:
+            raise ValueError(f"layers: expected sdn, gain or unc joined by |, got {name!r} in {layers!r}")
+    flow = Flow(Chain(stack), NoiseLevel(conditions, shared), channels)
+    flow.architecture = ("noise_flow", _arguments(conditions, channels, layers=layers, hidden=hidden))
+    return flow
+
+
+def glow(pairs: Iterable[tuple[str, float]], channels: int = 3, *, steps: int = 8, hidden: int = 48) -> Flow:
+    """Conditional Glow for noise: signal-dependent scale, squeeze, steps of actnorm, 1×1 convolution and coupling.
+
+    The squeeze turns 2×2 pixels into channels, which lets the couplings learn how neighbouring pixels vary together:
+    the choice for sRGB, whose noise is smeared by demosaicking and denoising. Starts as the noise level function it is
+    given (`Flow.start_from`).
+
+    Args:
+        pairs: the (camera, ISO) pairs.
+        channels: 3 for sRGB, 4 for packed raw, 1 for mono.
+        steps: number of flow steps.
+        hidden: channels of the couplings' hidden layers.
+
+    Source: Kingma and Dhariwal 2018.
+    """
+    conditions = Conditions(pairs)
+    shared = channels if channels == 3 else 1
+    squeezed = 4 * channels
+    stack: list[Transform] = [SignalDependentScale(NoiseLevel(conditions, shared)), Squeeze(2)]
+    for i in range(steps):
+        stack.append(ActNorm(squeezed))
+        stack.append(Conv1x1LU(squeezed))
+        stack.append(AffineCoupling(squeezed, hidden, context=4 * 2 * channels, swap=i % 2 == 1))
+    stack.append(Unsqueeze(2))
+    flow = Flow(Chain(stack), NoiseLevel(conditions, shared), channels)
+    flow.architecture = ("glow", _arguments(conditions, channels, steps=steps, hidden=hidden))
+    return flow
+
+
+def _arguments(conditions: Conditions, channels: int, **rest: str | int) -> dict[str, object]:
+    return {"pairs": [list(pair) for pair in conditions.pairs], "channels": channels, **rest}
