@@ -1,0 +1,240 @@
+"""The results as one self-contained HTML page, and as a table for the terminal."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from noiseflow.report.figures import (
+    DASHES,
+    SERIES,
+    CurveSet,
+    Strip,
+    draw_curves,
+    draw_noise,
+    draw_picture,
+)
+from noiseflow.report.results import LOOSE, display, figure, flatten, ranked, reason, shot_figure, verdict
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+SCORES = {"mass": "Mass, nats/value", "nll": "NLL, nats/dim", "regret": "Regret, nats/value"}
+_PLOT_WIDTH = 120  # of the interval drawn in a table row, CSS pixels
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A figure on the page: as shown, in full, and the footnote that says why it is missing."""
+
+    text: str
+    full: str = ""
+    note: str = ""
+    why: str = ""
+    best: bool = False
+
+
+@dataclass
+class Notes:
+    """Footnotes of one table: equal reasons share a letter."""
+
+    texts: list[str] = field(default_factory=list)
+
+    def cell(self, value: object, why: str, *, best: bool = False) -> Cell:
+        """The cell of a value; a null gets a dash and the footnote with its reason."""
+        if value is not None:
+            return Cell(display(value), repr(value), best=best)
+        if why not in self.texts:
+            self.texts.append(why)
+        return Cell(display(None), note=_letter(self.texts.index(why)), why=why)
+
+    @property
+    def lettered(self) -> list[tuple[str, str]]:
+        """Letter and text of each footnote."""
+        return [(_letter(i), text) for i, text in enumerate(self.texts)]
+
+
+def render_page(results: dict[str, Any], curves: Sequence[CurveSet], strips: Sequence[Strip], command: str) -> str:
+    """The whole page as text: style and pictures inside, nothing from elsewhere.
+
+    Args:
+        results: as `noiseflow.report.results.finite` returns them.
+        curves: noise level against intensity, one set per camera and ISO.
+        strips: pictures, one strip per scene.
+        command: the command line that repeats the evaluation.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    loader = PackageLoader("noiseflow", "templates")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
+    names = [str(model["name"]) for model in results["models"]]
+    return environment.get_template("report.html.j2").render(
+        verdict=verdict(results),
+        data=results.get("data", {}),
+        facts={part: _facts(results.get(part, {})) for part in ("data", "protocol")},
+        models=results["models"],
+        ranking=_ranking(results),
+        shots=_shots(results),
+        others=_others(results),
+        series=[(n, i % len(SERIES["light"]), DASHES[i % len(DASHES)]) for i, n in enumerate(names)],
+        colors=SERIES,
+        curves=[_panel(curve, names) for curve in curves],
+        strips=[_strip(strip) for strip in strips],
+        command=command,
+        display=display,
+    )
+
+
+def render_table(results: dict[str, Any]) -> Table:
+    """The ranked models as a table for the terminal, with the same figures as the page.
+
+    Args:
+        results: in the schema of results.json.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    data = results.get("data", {})
+    counts = ", ".join(f"{display(data[k])} {k}" for k in ("images", "scenes") if data.get(k) is not None)
+    caption = Text(f"{data.get('split', 'unknown')} split, {counts}; lower is better; 95 % over scenes")
+    table = Table(title="Models by mass", caption=caption)
+    table.add_column("model", overflow="fold")
+    for heading in ("mass\nnats/value", "95 %\ninterval", "mass\nbits/value", "looseness\nnats/value"):
+        table.add_column(heading, justify="right")
+    for heading in ("nll\nnats/dim", "regret\nnats/value", "parameters"):
+        table.add_column(heading, justify="right")
+    for position, model in enumerate(ranked(results)):
+        shown = {p: display(figure(model, p)) for p in ("mass.value", "mass.low", "mass.high", "regret.se")}
+        best = position == 0 and figure(model, "mass.value") is not None
+        low = figure(model, "mass.low")
+        interval = display(None) if low is None else f"[{shown['mass.low']}, {shown['mass.high']}]"
+        regret = display(figure(model, "regret.value"))
+        regret += "" if figure(model, "regret.se") is None else f" ± {shown['regret.se']}"
+        table.add_row(
+            Text(str(model["name"])),
+            Text(shown["mass.value"], style="bold" if best else ""),
+            Text(interval),
+            *(display(figure(model, path)) for path in ("mass.bits", "mass.looseness", "nll.value")),
+            regret,
+            display(model.get("parameters")),
+        )
+    return table
+
+
+def _ranking(results: dict[str, Any]) -> dict[str, Any]:
+    notes = Notes()
+    models = ranked(results)
+    ends = [figure(model, f"mass.{end}") for model in models for end in ("value", "low", "high")]
+    known = [float(end) for end in ends if end is not None]
+    first, last = (min(known), max(known)) if known else (0.0, 1.0)
+
+    def place(value: float) -> float:
+        return 4 + (_PLOT_WIDTH - 8) * ((value - first) / (last - first) if last > first else 0.5)
+
+    rows = []
+    for position, model in enumerate(models):
+        paths = [f"{score}.{end}" for score in ("mass", "nll", "regret") for end in ("value", "low", "high")]
+        paths += ["mass.bits", "mass.looseness", "regret.se", "parameters"]
+        best = position == 0 and figure(model, "mass.value") is not None
+        values = {path: figure(model, path) for path in paths}
+        # one dash a figure: what is missing only because its value is, needs no footnote of its own
+        rows.append(
+            {
+                "name": model["name"],
+                "best": best,
+                "cells": {
+                    path: notes.cell(value, reason(model, path), best=best and path == "mass.value")
+                    for path, value in values.items()
+                    if value is not None or _needs_note(path, values)
+                },
+                "loose": (values["mass.looseness"] or 0.0) > LOOSE,
+                "plot": {
+                    end: place(float(values[f"mass.{end}"]))
+                    for end in ("value", "low", "high")
+                    if values[f"mass.{end}"] is not None
+                },
+            }
+        )
+    return {"rows": rows, "notes": notes.lettered, "width": _PLOT_WIDTH}
+
+
+def _needs_note(path: str, values: dict[str, Any]) -> bool:
+    score, _, part = path.partition(".")
+    return part in ("", "value") or values[f"{score}.value"] is not None
+
+
+def _shots(results: dict[str, Any]) -> dict[str, Any]:
+    """Scores by camera and ISO: a row per shot, a column per score and model."""
+    models = results["models"]
+    by_place: dict[tuple[str, float], dict[int, tuple[int, dict[str, Any]]]] = {}
+    for m, model in enumerate(models):
+        for i, shot in enumerate(model.get("by_shot", [])):
+            by_place.setdefault((str(shot["camera"]), shot["iso"]), {})[m] = (i, shot)
+    found = [shot for shots in by_place.values() for _, shot in shots.values()]
+    scores = [score for score in SCORES if any(shot_figure(shot, score) is not None for shot in found)]
+    notes = Notes()
+    rows = []
+    for (camera, iso), shots in sorted(by_place.items()):
+        cells = []
+        for score in scores:
+            values = {m: shot_figure(shot, score) for m, (_, shot) in shots.items()}
+            lowest = min((v for v in values.values() if v is not None), default=None)
+            for m, model in enumerate(models):
+                path = f"by_shot.{shots[m][0]}.{score}" if m in shots else f"by_shot.{score}"
+                value = values.get(m)
+                best = score == "mass" and value is not None and value == lowest and len(models) > 1
+                cells.append(notes.cell(value, reason(model, path), best=best))
+        images = max(int(shot.get("images") or 0) for _, shot in shots.values())
+        rows.append({"camera": camera, "iso": f"{iso:g}", "images": images, "cells": cells})
+    return {"rows": rows, "scores": [SCORES[score] for score in scores], "notes": notes.lettered}
+
+
+def _others(results: dict[str, Any]) -> dict[str, Any]:
+    """Divergences and structure: a row per figure, a column per model."""
+    notes = Notes()
+    flat = [
+        dict(flatten({part: model.get(part) or {} for part in ("kld", "structure")})) for model in results["models"]
+    ]
+    paths = sorted({path for figures in flat for path in figures})
+    rows = [
+        (path, [notes.cell(f.get(path), reason(m, path)) for f, m in zip(flat, results["models"], strict=True)])
+        for path in paths
+    ]
+    return {"rows": rows, "notes": notes.lettered}
+
+
+def _facts(part: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(path.replace("_", " "), str(value)) for path, value in flatten(part)]
+
+
+def _panel(curves: CurveSet, names: list[str]) -> dict[str, str]:
+    images = {theme: _embed(draw_curves(curves, names, theme)) for theme in ("light", "dark")}
+    return {"title": f"{curves.camera}, ISO {curves.iso:g}", **images}
+
+
+def _strip(strip: Strip) -> dict[str, Any]:
+    limit = strip.noise_limit
+    return {
+        "title": strip.title,
+        "clean": _embed(draw_picture(strip.clean)),
+        "limit": f"{limit:.2g}",
+        "size": f"{strip.clean.shape[1]} × {strip.clean.shape[0]}",
+        "cells": [
+            {
+                "name": "real" if key == "real" else key,
+                "noisy": _embed(draw_picture(picture)),
+                "noise": _embed(draw_noise(strip.noise[key], limit)),
+            }
+            for key, picture in strip.noisy.items()
+        ],
+    }
+
+
+def _embed(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def _letter(i: int) -> str:
+    return chr(ord("a") + i) if i < 26 else str(i + 1)

@@ -1,0 +1,190 @@
+"""Evaluation results in memory: made fit for JSON, ranked, summed up in a sentence, laid out as rows."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import io
+import json
+import math
+from collections.abc import Iterator
+from typing import Any
+
+DASH = "–"
+LOOSE = 0.03
+"""Looseness of a bound on the mass, nats per value, above which it is called loose."""
+
+
+def display(value: object) -> str:
+    """The one way a figure is shown: floats with 4 decimals, integers in groups of three, null as a dash.
+
+    Examples:
+        >>> display(-1.23456), display(12), display(None)
+        ('−1.2346', '12', '–')
+    """
+    if value is None:
+        return DASH
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    text = f"{value:,}".replace(",", "\u202f") if isinstance(value, int) else f"{value:.4f}"
+    return text.replace("-", "−")
+
+
+def finite(results: dict[str, Any]) -> dict[str, Any]:
+    """A copy that JSON can hold: numpy and torch scalars as numbers, what is not finite as null with a reason.
+
+    The reason is filed in the model's `reason` under the dotted path of the field ("nll.value"), elsewhere in
+    a `reason` at the top. Reasons that are already there stay.
+
+    Args:
+        results: in the schema of results.json.
+    """
+    models = []
+    for model in results.get("models", []):
+        reasons: dict[str, str] = {}
+        plain = {k: _plain(v, k, reasons) for k, v in model.items() if k != "reason"}
+        models.append({**plain, "reason": {**reasons, **model.get("reason", {})}})
+    reasons = {}
+    rest = {k: _plain(v, k, reasons) for k, v in results.items() if k not in ("models", "reason")}
+    reasons.update(results.get("reason", {}))
+    return copy.deepcopy({**rest, "models": models, **({"reason": reasons} if reasons else {})})
+
+
+def _plain(value: Any, path: str, reasons: dict[str, str]) -> Any:  # noqa: ANN401
+    if isinstance(value, dict):
+        return {str(k): _plain(v, f"{path}.{k}", reasons) for k, v in value.items()}
+    if hasattr(value, "tolist"):  # numpy and torch
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [_plain(v, f"{path}.{i}", reasons) for i, v in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        reasons[path] = f"not finite: {value}"
+        return None
+    return value
+
+
+def figure(holder: dict[str, Any], path: str) -> Any:  # noqa: ANN401
+    """The value at a dotted path, None where it or anything above it is null or absent.
+
+    Examples:
+        >>> figure({"nll": {"value": 1.5}}, "nll.value"), figure({"nll": None}, "nll.value")
+        (1.5, None)
+    """
+    value: Any = holder
+    for key in path.split("."):
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def shot_figure(shot: dict[str, Any], field: str) -> float | None:
+    """A score of one camera and ISO, whether it is filed as a number or with its interval."""
+    score = shot.get(field)
+    value: float | None = score.get("value") if isinstance(score, dict) else score
+    return value
+
+
+def reason(model: dict[str, Any], path: str) -> str:
+    """Why a field of a model is null: the reason filed for it, or for what it is part of.
+
+    Examples:
+        >>> reason({"reason": {"mass": "no density"}}, "mass.low")
+        'no density'
+    """
+    filed: dict[str, str] = model.get("reason") or {}
+    keys = path.split(".")
+    for candidate in (*(".".join(keys[:n]) for n in range(len(keys), 0, -1)), keys[-1]):
+        if candidate in filed:
+            return str(filed[candidate])
+    return "not computed"
+
+
+def ranked(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """The models by mass, lowest first; those without a mass last, by nll."""
+
+    def key(model: dict[str, Any]) -> tuple[float, float]:
+        values = (figure(model, "mass.value"), figure(model, "nll.value"))
+        mass, nll = (math.inf if value is None else float(value) for value in values)
+        return mass, nll
+
+    return sorted(results["models"], key=key)
+
+
+def verdict(results: dict[str, Any]) -> str:
+    """One sentence: which model has the lowest mass, by how much, and whether the intervals tell it apart."""
+    models = [model for model in ranked(results) if figure(model, "mass.value") is not None]
+    if not models:
+        return "No model has a mass, so none is ranked first."
+    best = models[0]
+    said = f"{best['name']} has the lowest mass, {display(float(best['mass']['value']))} nats/value"
+    if len(models) == 1:
+        others = len(results["models"]) - 1
+        return f"{said}; " + ("no other model was scored." if not others else "no other model has one.")
+    second = models[1]
+    lead = float(second["mass"]["value"]) - float(best["mass"]["value"])
+    if lead == 0:
+        return f"{best['name']} and {second['name']} have the same mass, {said.rsplit(', ', 1)[1]}."
+    said += f", {display(lead)} nats/value below {second['name']}; "
+    ends = [figure(model, f"mass.{end}") for model in (best, second) for end in ("low", "high")]
+    if None in ends:
+        said += "without intervals, whether scenes alone explain this lead is open"
+    elif ends[1] >= ends[2]:
+        said += "their 95 % intervals overlap"
+    else:
+        said += "their 95 % intervals do not overlap"
+    looseness = figure(second, "mass.looseness")
+    if looseness is not None and looseness >= lead:
+        said += f", and the lead is within the looseness of {second['name']}'s bound"
+    return said + "."
+
+
+def to_json(results: dict[str, Any]) -> str:
+    """The text of results.json: sorted keys, every digit, no NaN.
+
+    Args:
+        results: as `finite` returns them.
+    """
+    return json.dumps(results, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def to_csv(results: dict[str, Any]) -> str:
+    """The text of results.csv: a row per model and a row per model, camera and ISO, every digit.
+
+    Columns are the dotted paths of results.json ("mass.low"); a shot's scores stand in the same columns as
+    its model's. Null and absent are empty.
+
+    Args:
+        results: as `finite` returns them.
+    """
+    rows = []
+    for model in results["models"]:
+        whole = {k: v for k, v in model.items() if k not in ("by_shot", "reason")}
+        notes = "; ".join(f"{field}: {why}" for field, why in sorted(model["reason"].items()))
+        rows.append({"row": "model", **dict(flatten(whole)), "reason": notes})
+        for shot in model.get("by_shot", []):
+            scores = dict(flatten({k: v if isinstance(v, dict) else {"value": v} for k, v in shot.items()}))
+            place = {k: scores.pop(f"{k}.value", None) for k in ("camera", "iso", "images")}
+            rows.append({"row": "shot", "name": model["name"], **place, **scores})
+    first = ["row", "name", "camera", "iso", "images"]
+    columns = dict.fromkeys(first + sorted({key for row in rows for key in row if key not in first}))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def flatten(tree: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted path and value of everything in nested dicts and lists that is not null.
+
+    Examples:
+        >>> list(flatten({"kld": {"h": {"value": 0.1, "floor": [0, 1]}}, "nll": None}))
+        [('kld.h.value', 0.1), ('kld.h.floor.0', 0), ('kld.h.floor.1', 1)]
+    """
+    for key, value in tree.items():
+        here = f"{path}.{key}" if path else str(key)
+        if isinstance(value, list):
+            value = dict(enumerate(value))
+        if isinstance(value, dict):
+            yield from flatten(value, here)
+        elif value is not None:
+            yield here, value
