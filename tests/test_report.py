@@ -13,7 +13,7 @@ from rich.console import Console
 
 from noiseflow.metrics.curves import IntensityCurve
 from noiseflow.report import CurveSet, Strip, curve_sets, render_table, verdict, write_report
-from noiseflow.report.figures import draw_curves, draw_noise
+from noiseflow.report.figures import curves_figure, draw_curves, draw_noise
 from noiseflow.report.results import display, finite, flatten
 
 SHOTS = [("IP", 100.0), ("IP", 800.0), ("S6", 100.0), ("S6", 800.0), ("S6", 3200.0)]
@@ -273,11 +273,12 @@ def test_hostile_names_are_text(results, tmp_path):
 
 def test_verdict_claims_what_the_intervals_allow(results):
     assert verdict(results) == (
-        "noise_flow has the lowest mass, 2.8533 nats/value, 0.0014 nats/value below nlf; their 95 % intervals overlap."
+        "noise_flow has the lowest mass, 2.8533 nats/value, 0.0014 nats/value below nlf; "
+        "their 95\u00a0% intervals overlap."
     )
     nlf = results["models"][1]
     nlf["mass"].update(value=3.0, low=2.99, high=3.01)
-    assert verdict(results).endswith("0.1467 nats/value below nlf; their 95 % intervals do not overlap.")
+    assert verdict(results).endswith("0.1467 nats/value below nlf; their 95\u00a0% intervals do not overlap.")
     nlf["mass"]["looseness"] = 0.2
     assert verdict(results).endswith("and the lead is within the looseness of nlf's bound.")
     nlf["mass"].update(low=None, high=None, looseness=None)
@@ -329,6 +330,20 @@ def test_curves_may_be_empty():
     nothing = np.full(4, np.nan)
     curve = CurveSet("S6", 100.0, np.linspace(0.1, 0.9, 4), nothing, nothing, nothing, {"nlf": nothing})
     assert draw_curves(curve, ["nlf", "other"], "dark").startswith(b"\x89PNG")
+
+
+def test_points_and_lines_are_the_curves_in_thousandths_and_per_cent():
+    curve = make_curves()[0]
+    upper, lower = curves_figure(curve, list(SCALE), "light").axes
+    seen = np.isfinite(curve.data_std)
+    points, *lines = upper.lines
+    np.testing.assert_array_equal(points.get_xdata(), curve.intensity[seen])
+    np.testing.assert_allclose(points.get_ydata(), 1e3 * curve.data_std[seen], rtol=1e-15)
+    for name, line, deviation in zip(SCALE, lines, lower.lines, strict=False):
+        np.testing.assert_allclose(line.get_ydata(), 1e3 * curve.models[name][seen], rtol=1e-15)
+        ratio = curve.models[name][seen] / curve.data_std[seen]
+        # a ratio near 1 in float64, times 100
+        np.testing.assert_allclose(deviation.get_ydata(), 100 * ratio - 100, atol=1e-12)
 
 
 def test_noise_is_grey_on_the_stated_scale():

@@ -14,6 +14,7 @@ from noiseflow.metrics.curves import IntensityCurve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 INK = {"light": "#1f2328", "dark": "#d9dde3"}
 GRID = {"light": "#e4e6ea", "dark": "#33383f"}
@@ -21,14 +22,14 @@ SERIES = {
     "light": ("#0067a8", "#c8500a", "#00805c", "#a8478a", "#8a6d00", "#5f6672"),
     "dark": ("#5cb3ee", "#f59353", "#3fc79c", "#dd8fc4", "#d9bd4a", "#a9b0bc"),
 }
-DASHES = ("", "6 2", "1.5 1.5", "6 2 1.5 2", "3 1.5", "9 2")
+DASHES = ("", "6 2", "2 2", "6 2 2 2", "4 2", "9 3")
 """Lengths of strokes and gaps in points, as SVG's stroke-dasharray: told apart without colour too."""
 
 NOISE_SPAN = 3.0
 """Noise is shown from −3 to +3 standard deviations of the real noise."""
 
 _NO_METADATA: dict[str, str] = {"Software": ""}  # no version in the bytes
-_LARGEST_DEVIATION = 50.0  # per cent; beyond it a model's line leaves the lower panel
+_LARGEST_DEVIATION = 10.0  # per cent; beyond it a model's line leaves the lower panel
 
 
 @dataclass(frozen=True)
@@ -99,35 +100,42 @@ def curve_sets(data: IntensityCurve, models: Mapping[str, IntensityCurve]) -> li
 
 
 def draw_curves(curves: CurveSet, names: list[str], theme: str) -> bytes:
-    """Draw one camera and ISO: noise level above, deviation of the models from the data below.
+    """Draw `curves_figure` as a PNG with a transparent background."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    drawn = curves_figure(curves, names, theme)
+    FigureCanvasAgg(drawn)
+    png = io.BytesIO()
+    drawn.savefig(png, format="png", transparent=True, metadata=_NO_METADATA)
+    return png.getvalue()
+
+
+def curves_figure(curves: CurveSet, names: list[str], theme: str) -> Figure:
+    """One camera and ISO: noise level above, deviation of the models from the data below.
 
     Args:
         curves: what to draw.
         names: models in the order of the legend, which fixes colour and dashes.
         theme: "light" or "dark".
-
-    Returns:
-        A PNG with a transparent background.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     ink = INK[theme]
-    figure = Figure(figsize=(3.4, 3.1), dpi=200, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = Figure(figsize=(3.3, 3.1), dpi=200, layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2.4, 1))
     seen = np.isfinite(curves.data_std) & (curves.data_std > 0)
     x, std = curves.intensity[seen], curves.data_std[seen]
     ends = [np.where(np.isfinite(end[seen]), end[seen], std) for end in (curves.data_low, curves.data_high)]
-    upper.errorbar(x, std, yerr=np.abs(np.stack(ends) - std), fmt="o", color=ink, ms=2.2, lw=0.8, zorder=3, mew=0)
+    bars = 1e3 * np.abs(np.stack(ends) - std)
+    upper.errorbar(x, 1e3 * std, yerr=bars, fmt="o", color=ink, ms=2.4, lw=0.8, zorder=3, mew=0)
     lower.fill_between(x, *(100 * (end / std - 1) for end in ends), color=ink, alpha=0.16, lw=0)
-    largest = 5.0
+    largest = 2.0
     for i, name in enumerate(names):
         if name not in curves.models:
             continue
         line, known = curves.models[name], seen & np.isfinite(curves.models[name])
         color, dashes = SERIES[theme][i % len(SERIES[theme])], _line_style(i)
-        upper.plot(curves.intensity[known], line[known], color=color, ls=dashes, lw=1.3)
+        upper.plot(curves.intensity[known], 1e3 * line[known], color=color, ls=dashes, lw=1.3)
         deviation = 100 * (line[known] / curves.data_std[known] - 1)
         lower.plot(curves.intensity[known], deviation, color=color, ls=dashes, lw=1.3)
         largest = max(largest, 1.15 * float(np.max(np.abs(deviation), initial=0.0)))
@@ -135,14 +143,12 @@ def draw_curves(curves: CurveSet, names: list[str], theme: str) -> bytes:
     lower.set_ylim(-largest, largest)
     lower.axhline(0, color=ink, lw=0.6)
     upper.set_ylim(bottom=0)
-    upper.set_ylabel("noise std, linear units")
+    upper.set_ylabel("noise std, 10⁻³ linear units")
     lower.set_ylabel("deviation, %")
     lower.set_xlabel("clean intensity, linear units (√ scale)")
     for axes in (upper, lower):
         _dress(axes, theme)
-    png = io.BytesIO()
-    figure.savefig(png, format="png", transparent=True, metadata=_NO_METADATA)
-    return png.getvalue()
+    return figure
 
 
 def draw_picture(picture: NDArray[np.floating]) -> bytes:
@@ -188,5 +194,3 @@ def _dress(axes: Axes, theme: str) -> None:
         label.set(color=ink, fontsize=7.5)
     for side, spine in axes.spines.items():
         spine.set(visible=side in ("left", "bottom"), color=ink, linewidth=0.6)
-    axes.ticklabel_format(axis="y", scilimits=(-2, 3), useMathText=True)
-    axes.yaxis.get_offset_text().set(color=ink, fontsize=7)

@@ -22,7 +22,11 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 SCORES = {"mass": "Mass, nats/value", "nll": "NLL, nats/dim", "regret": "Regret, nats/value"}
-_PLOT_WIDTH = 120  # of the interval drawn in a table row, CSS pixels
+TRUTHS = {
+    "exact": "clean images known exactly",
+    "mean": "clean images are means of recorded frames",
+    "unknown": "origin of the clean images unknown",
+}
 
 
 @dataclass(frozen=True)
@@ -73,8 +77,13 @@ def render_page(results: dict[str, Any], curves: Sequence[CurveSet], strips: Seq
     return environment.get_template("report.html.j2").render(
         verdict=verdict(results),
         data=results.get("data", {}),
+        truth=TRUTHS.get(str(figure(results, "data.truth")), ""),
         facts={part: _facts(results.get(part, {})) for part in ("data", "protocol")},
         models=results["models"],
+        files=[
+            (model["name"], model.get("file_hash"), reason(model, "file_hash"), model.get("noise_domain"))
+            for model in results["models"]
+        ],
         ranking=_ranking(results),
         shots=_shots(results),
         others=_others(results),
@@ -126,20 +135,13 @@ def render_table(results: dict[str, Any]) -> Table:
 def _ranking(results: dict[str, Any]) -> dict[str, Any]:
     notes = Notes()
     models = ranked(results)
-    ends = [figure(model, f"mass.{end}") for model in models for end in ("value", "low", "high")]
-    known = [float(end) for end in ends if end is not None]
-    first, last = (min(known), max(known)) if known else (0.0, 1.0)
-
-    def place(value: float) -> float:
-        return 4 + (_PLOT_WIDTH - 8) * ((value - first) / (last - first) if last > first else 0.5)
-
     rows = []
     for position, model in enumerate(models):
         paths = [f"{score}.{end}" for score in ("mass", "nll", "regret") for end in ("value", "low", "high")]
         paths += ["mass.bits", "mass.looseness", "regret.se", "parameters"]
         best = position == 0 and figure(model, "mass.value") is not None
         values = {path: figure(model, path) for path in paths}
-        # one dash a figure: what is missing only because its value is, needs no footnote of its own
+        # what is missing only because its value is, needs no dash and footnote of its own
         rows.append(
             {
                 "name": model["name"],
@@ -150,14 +152,9 @@ def _ranking(results: dict[str, Any]) -> dict[str, Any]:
                     if value is not None or _needs_note(path, values)
                 },
                 "loose": (values["mass.looseness"] or 0.0) > LOOSE,
-                "plot": {
-                    end: place(float(values[f"mass.{end}"]))
-                    for end in ("value", "low", "high")
-                    if values[f"mass.{end}"] is not None
-                },
             }
         )
-    return {"rows": rows, "notes": notes.lettered, "width": _PLOT_WIDTH}
+    return {"rows": rows, "notes": notes.lettered}
 
 
 def _needs_note(path: str, values: dict[str, Any]) -> bool:
@@ -192,16 +189,24 @@ def _shots(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def _others(results: dict[str, Any]) -> dict[str, Any]:
-    """Divergences and structure: a row per figure, a column per model."""
+    """Divergences by recipe and structure figures: a row per figure, a column per model."""
     notes = Notes()
-    flat = [
-        dict(flatten({part: model.get(part) or {} for part in ("kld", "structure")})) for model in results["models"]
-    ]
-    paths = sorted({path for figures in flat for path in figures})
-    rows = [
-        (path, [notes.cell(f.get(path), reason(m, path)) for f, m in zip(flat, results["models"], strict=True)])
-        for path in paths
-    ]
+    models = results["models"]
+    recipes = sorted({recipe for model in models for recipe in model.get("kld") or {}})
+    flat = [dict(flatten(model.get("structure") or {})) for model in models]
+    rows = []
+    for recipe in recipes:
+        cells = []
+        for model in models:
+            entry = (model.get("kld") or {}).get(recipe) or {}
+            ends = {"low": [entry.get("low"), entry.get("high")], "floor": entry.get("floor") or [None]}
+            pairs = {k: [notes.cell(v, "") for v in pair] for k, pair in ends.items() if None not in pair}
+            cells.append({"value": notes.cell(entry.get("value"), reason(model, f"kld.{recipe}")), **pairs})
+        rows.append((f"KL divergence, {recipe}, nats", cells))
+    for path in sorted({path for figures in flat for path in figures}):
+        whys = [reason(model, f"structure.{path}") for model in models]
+        cells = [{"value": notes.cell(figures.get(path), why)} for figures, why in zip(flat, whys, strict=True)]
+        rows.append((path.replace(".", ", ").replace("_", " "), cells))
     return {"rows": rows, "notes": notes.lettered}
 
 

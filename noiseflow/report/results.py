@@ -128,9 +128,9 @@ def verdict(results: dict[str, Any]) -> str:
     if None in ends:
         said += "without intervals, whether scenes alone explain this lead is open"
     elif ends[1] >= ends[2]:
-        said += "their 95 % intervals overlap"
+        said += "their 95\u00a0% intervals overlap"
     else:
-        said += "their 95 % intervals do not overlap"
+        said += "their 95\u00a0% intervals do not overlap"
     looseness = figure(second, "mass.looseness")
     if looseness is not None and looseness >= lead:
         said += f", and the lead is within the looseness of {second['name']}'s bound"
