@@ -228,7 +228,7 @@ def _strip(strip: Strip) -> dict[str, Any]:
         "size": f"{strip.clean.shape[1]} × {strip.clean.shape[0]}",
         "cells": [
             {
-                "name": "real" if key == "real" else key,
+                "name": key,
                 "noisy": _embed(draw_picture(picture)),
                 "noise": _embed(draw_noise(strip.noise[key], limit)),
             }

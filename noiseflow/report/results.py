@@ -84,15 +84,17 @@ def shot_figure(shot: dict[str, Any], field: str) -> float | None:
 
 
 def reason(model: dict[str, Any], path: str) -> str:
-    """Why a field of a model is null: the reason filed for it, or for what it is part of.
+    """Why a field of a model is null: the reason filed for it, for its score, or for what it is part of.
 
     Examples:
         >>> reason({"reason": {"mass": "no density"}}, "mass.low")
         'no density'
+        >>> reason({"reason": {"by_shot": "one image", "mass": "no density"}}, "by_shot.0.mass")
+        'no density'
     """
     filed: dict[str, str] = model.get("reason") or {}
     keys = path.split(".")
-    for candidate in (*(".".join(keys[:n]) for n in range(len(keys), 0, -1)), keys[-1]):
+    for candidate in (*(".".join(keys[:n]) for n in range(len(keys), 1, -1)), keys[-1], keys[0]):
         if candidate in filed:
             return str(filed[candidate])
     return "not computed"
