@@ -90,9 +90,7 @@ class IntensityCurve:
         """Camera and ISO of every curve, sorted."""
         return sorted(self._counts)
 
-    def update(
-        self, noise: Float[Tensor, "b c h w"], clean: Float[Tensor, "b c h w"], keys: Sequence[ShotKey]
-    ) -> None:
+    def update(self, noise: Float[Tensor, "b c h w"], clean: Float[Tensor, "b c h w"], keys: Sequence[ShotKey]) -> None:
         """Add a batch.
 
         Args:
