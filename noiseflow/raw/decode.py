@@ -1,0 +1,272 @@
+"""Files to arrays: camera raw files through rawpy, pictures and frames as they were stored.
+
+What a file does not say (black level, white level) is asked for, never guessed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from noiseflow.errors import UserError
+from noiseflow.raw.cfa import crop, sites
+from noiseflow.raw.matfile import MatFrame
+from noiseflow.shot import CFA_PATTERNS
+
+_log = logging.getLogger(__name__)
+
+IMAGE_SUFFIXES = (".mat", ".npy", ".png", ".tif", ".tiff")
+"""What `read_image` reads."""
+
+_BITS, _MODEL, _EXIF, _ISO = 258, 272, 34665, 34855
+_DNG_VERSION, _UNIQUE_MODEL, _BLACK_REPEAT, _BLACK, _WHITE = 50706, 50708, 50713, 50714, 50717
+_FRACTIONS = (5, 10)  # TIFF types that are pairs of integers
+_CFA_PHOTOMETRIC = 32803
+_CONTAINER_BITS = 16
+
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+_PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
+
+
+@dataclass(frozen=True, eq=False)
+class RawFrame:
+    """One frame of a Bayer sensor.
+
+    Attributes:
+        mosaic: `(H, W)` float32, linear units, H and W even; not clipped at black.
+        black: `(4,)` float64, black level of R, G on R rows, G on B rows, B, in codes.
+        white: white level in codes.
+        cfa: RGGB, BGGR, GRBG or GBRG, of the top-left cell.
+        iso: ISO speed, or None where the file does not say.
+        camera: model of the camera, or None where the file does not say.
+        lsb: `(4,)` float64, width of one code in linear units, 1/(white − black), per packed channel.
+    """
+
+    mosaic: Float[Tensor, "h w"]
+    black: Float[Tensor, "4"]
+    white: float
+    cfa: str
+    iso: float | None
+    camera: str | None
+    lsb: Float[Tensor, "4"]
+
+
+def read_raw(
+    path: Path | str,
+    black: float | Sequence[float] | None = None,
+    white: float | None = None,
+    cfa: str | None = None,
+) -> RawFrame:
+    """Decode a camera raw file (DNG, NEF, CR2, …) that holds a Bayer mosaic.
+
+    An odd last row or column is dropped. Arguments win over what the file says.
+
+    Args:
+        path: the file.
+        black: black level in codes, one or four (R, G on R rows, G on B rows, B).
+        white: white level in codes.
+        cfa: pattern of the top-left visible cell.
+
+    Raises:
+        UserError: the file cannot be decoded, is not a Bayer mosaic, or lacks a level that is not given.
+    """
+    import rawpy
+
+    path = Path(path)
+    try:
+        with rawpy.imread(str(path)) as raw:
+            pattern = _pattern(path, raw)
+            codes = np.array(raw.raw_image_visible)
+            file_black = tuple(float(n) for n in raw.black_level_per_channel)
+            file_white = float(raw.white_level)
+            colours = np.array(raw.raw_colors_visible[:2, :2])
+            other = getattr(raw, "other", None)
+    except rawpy.LibRawError as error:
+        reason = error.args[0] if error.args else error
+        reason = reason.decode() if isinstance(reason, bytes) else reason
+        raise UserError(f"{path}: expected a camera raw file, could not decode it: {reason}") from error
+    tags = _tiff_tags(path)
+    if cfa is not None and cfa not in CFA_PATTERNS:
+        raise UserError(f"cfa: expected one of {', '.join(CFA_PATTERNS)}, got {cfa!r}")
+    cfa = cfa or pattern
+    # libraw's levels are by its colour index; the sites tell which index each packed channel has
+    table = tuple(file_black[colours[site]] for site in sites(pattern))
+    from_file = tags.black(pattern) or (table if tags.black_known(table) else None)
+    blacks = _given(black) or from_file
+    level = white if white is not None else file_white if tags.white_known(file_white) else None
+    missing = [name for name, value in (("--black", blacks), ("--white", level)) if value is None]
+    if missing or blacks is None or level is None:
+        raise UserError(f"{path}: expected a file that says its levels, it does not; give {' and '.join(missing)}")
+    if not all(0 <= n < level for n in blacks):
+        raise UserError(f"{path}: expected 0 <= black < white, got black {blacks} and white {level}")
+
+    codes = crop(codes, 0, 0, codes.shape[0] // 2 * 2, codes.shape[1] // 2 * 2)
+    if level > 255 and np.unique(codes).size <= 256:
+        _log.warning("%s: at most 256 distinct codes: probably an 8-bit picture, not a sensor's", path)
+    mosaic = np.empty(codes.shape, np.float32)
+    for (row, column), n in zip(sites(cfa), blacks, strict=True):
+        mosaic[row::2, column::2] = (codes[row::2, column::2].astype(np.float64) - n) / (level - n)
+    iso = float(getattr(other, "iso_speed", 0.0) or 0.0) or tags.iso
+    levels = torch.tensor(blacks, dtype=torch.float64)
+    return RawFrame(
+        mosaic=torch.from_numpy(mosaic),
+        black=levels,
+        white=float(level),
+        cfa=cfa,
+        iso=iso or None,
+        camera=tags.camera,
+        lsb=1 / (level - levels),
+    )
+
+
+def _pattern(path: Path, raw: Any) -> str:  # noqa: ANN401
+    import rawpy
+
+    if raw.raw_type != rawpy.RawType.Flat or raw.raw_pattern is None:
+        raise UserError(
+            f"{path}: expected a Bayer mosaic, got an image that is already demosaiced; take the camera's own raw file"
+        )
+    if raw.raw_pattern.shape != (2, 2):
+        rows, columns = raw.raw_pattern.shape
+        raise UserError(f"{path}: expected a 2×2 Bayer mosaic, got a pattern of {rows}×{columns}")
+    letters = raw.color_desc.decode("ascii", "replace")
+    name = "".join(letters[n] for n in np.array(raw.raw_colors_visible[:2, :2]).reshape(-1))
+    if name not in CFA_PATTERNS:
+        raise UserError(f"{path}: expected one of {', '.join(CFA_PATTERNS)}, got the colour filters {name}")
+    return name
+
+
+def _given(black: float | Sequence[float] | None) -> tuple[float, ...] | None:
+    if black is None:
+        return None
+    levels = tuple(float(n) for n in black) if isinstance(black, Sequence) else (float(black),) * 4
+    if len(levels) != 4:
+        raise UserError(f"black: expected one level or four, got {len(levels)}")
+    return levels
+
+
+@dataclass(frozen=True)
+class _Tags:
+    """What a DNG itself says; libraw fills gaps with 0 and does not tell."""
+
+    values: dict[int, tuple[Any, ...]]
+    iso: float | None = None
+
+    @property
+    def dng(self) -> bool:
+        return _DNG_VERSION in self.values
+
+    @property
+    def camera(self) -> str | None:
+        name = (self.values.get(_UNIQUE_MODEL) or self.values.get(_MODEL) or ("",))[0]
+        return name.strip("\0 ") or None if isinstance(name, str) else None
+
+    def black(self, cfa: str) -> tuple[float, ...] | None:
+        """Levels per packed channel, with their fractions (libraw's are whole numbers)."""
+        levels = self.values.get(_BLACK, ())
+        if not self.dng or len(levels) not in (1, 4):
+            return None
+        if len(levels) == 1:
+            return (float(levels[0]),) * 4
+        if tuple(self.values.get(_BLACK_REPEAT, ())) != (2, 2):
+            return None
+        return tuple(float(levels[2 * row + column]) for row, column in sites(cfa))
+
+    def black_known(self, table: tuple[float, ...]) -> bool:
+        """Whether libraw's black levels come from the file or its camera table, not from nowhere."""
+        return _BLACK in self.values if self.dng else any(table)
+
+    def white_known(self, table: float) -> bool:
+        """Whether the white level does; a DNG that stores fewer than 16 bits defaults to all of them (spec)."""
+        if not self.dng:
+            return table > 0
+        return _WHITE in self.values or self.values.get(_BITS, (_CONTAINER_BITS,))[0] < _CONTAINER_BITS
+
+
+def _tiff_tags(path: Path) -> _Tags:
+    """Tags of the first directory, overlaid by those of the one that holds the mosaic."""
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as file:
+            first = file.pages.first
+            values = {tag.code: _values(tag) for tag in first.tags}
+            exif = first.tags.get(_EXIF)
+            for page in first.pages or ():
+                if page.aspage().photometric == _CFA_PHOTOMETRIC:
+                    values |= {tag.code: _values(tag) for tag in page.aspage().tags}
+    except Exception:  # not a TIFF, or one that only libraw can read: its own tags stay unknown
+        return _Tags({})
+    in_exif = exif.value.get("ISOSpeedRatings") if exif is not None and isinstance(exif.value, dict) else None
+    iso = np.atleast_1d(in_exif or values.get(_ISO) or 0)[0]
+    return _Tags(values, float(iso) or None)
+
+
+def _values(tag: Any) -> tuple[Any, ...]:  # noqa: ANN401
+    """Values of a TIFF tag, fractions divided out."""
+    value = tag.value
+    values = tuple(value) if isinstance(value, tuple | list) else (value,)
+    if int(tag.dtype) in _FRACTIONS:
+        return tuple(n / d if d else float("nan") for n, d in zip(values[::2], values[1::2], strict=True))
+    return values
+
+
+def read_image(path: Path | str) -> NDArray[Any]:
+    """Read a picture or a frame as it was stored: MAT (variable `x`), NPY, PNG, TIFF.
+
+    Returns:
+        `(H, W)` or `(H, W, 3)` in the order R G B; the stored type (integers, float32 or float64).
+
+    Raises:
+        UserError: another kind of file, a damaged one, or another shape or type; the file is named.
+    """
+    path = Path(path)
+    readers = {".mat": _read_mat, ".npy": _read_npy}
+    suffix = path.suffix.lower()
+    if suffix not in IMAGE_SUFFIXES:
+        raise UserError(f"{path}: expected one of {', '.join(IMAGE_SUFFIXES)}, got {suffix or 'no suffix'}")
+    if not path.is_file():
+        raise UserError(f"{path}: expected a file, got none")
+    image = readers.get(suffix, _read_picture)(path)
+    if image.dtype.kind not in "uif" or image.dtype.itemsize > 8:
+        raise UserError(f"{path}: expected integer or floating-point pixels, got {image.dtype}")
+    if 0 in image.shape or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
+        raise UserError(f"{path}: expected shape (H, W) or (H, W, 3), got {tuple(image.shape)}")
+    # a copy of its own: pictures arrive as reversed views, NPY arrays mapped from the file
+    return np.array(image, dtype=image.dtype.newbyteorder("="), order="C")
+
+
+def _read_mat(path: Path) -> NDArray[Any]:
+    return MatFrame(path).read()
+
+
+def _read_npy(path: Path) -> NDArray[Any]:
+    try:
+        # mapped, so that a header that declares more than the file holds allocates nothing
+        return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+    except (ValueError, OSError, EOFError, SyntaxError) as error:
+        raise UserError(f"{path}: expected a readable NPY array, got a damaged one ({error})") from error
+
+
+def _read_picture(path: Path) -> NDArray[Any]:
+    import cv2
+
+    content = np.fromfile(path, np.uint8)
+    if content[:8].tobytes() == _PNG_START and content[-12:].tobytes() != _PNG_END:
+        raise UserError(f"{path}: the PNG ends early; fetch it again")
+    try:
+        image = cv2.imdecode(content, cv2.IMREAD_UNCHANGED) if content.size else None
+    except cv2.error as error:
+        raise UserError(f"{path}: expected a readable picture, got a damaged one ({error.err})") from error
+    if image is None:
+        raise UserError(f"{path}: expected a readable picture, got a damaged one or another format")
+    return image[..., ::-1] if image.ndim == 3 and image.shape[2] == 3 else image
