@@ -7,6 +7,7 @@ the data set in the file is the transposed frame; everything here takes and retu
 
 from __future__ import annotations
 
+import io
 import os
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -89,6 +90,16 @@ class MatFrame:
         return np.ascontiguousarray(stored.T)
 
 
+class _Source(io.FileIO):
+    """The bytes of a file, for HDF5 to read through.
+
+    HDF5 then knows no path: it locks nothing, and others may replace the file while it is in the pool.
+    """
+
+    def __del__(self) -> None:
+        self.close()
+
+
 class _Pool:
     """Files that this process has open, the least recently used forgotten first.
 
@@ -116,10 +127,6 @@ class _Pool:
             self.files.popitem(last=False)
         return opened
 
-    def forget(self, path: Path) -> None:
-        for key in [key for key in self.files if key[0] == str(path)]:
-            del self.files[key]
-
 
 _pool = _Pool()
 
@@ -133,7 +140,7 @@ def _open(path: Path) -> tuple[Any, Any]:
     if not h5py.is_hdf5(path):
         raise UserError(f"{path}: expected a MAT v7.3 (HDF5) file, got something else; is the copy complete?")
     try:
-        file = h5py.File(path, "r", rdcc_nbytes=_CHUNK_CACHE)
+        file = h5py.File(_Source(path), "r", rdcc_nbytes=_CHUNK_CACHE)
     except OSError as error:
         raise UserError(f"{path}: damaged HDF5 file ({error}); fetch it again") from error
     try:
@@ -190,7 +197,6 @@ def write_frame(path: Path | str, frame: NDArray[Any]) -> None:
         raise ValueError(f"frame: expected (H, W), got {tuple(frame.shape)}")
     stored = np.ascontiguousarray(frame.T, dtype=np.float32)
     chunks = (min(128, stored.shape[0]), min(128, stored.shape[1]))
-    _pool.forget(path)
     with h5py.File(path, "w", userblock_size=512, libver=("earliest", "v110")) as file:
         data = file.create_dataset(VARIABLE, data=stored, chunks=chunks, compression="gzip", compression_opts=3)
         data.attrs.create("MATLAB_class", np.bytes_(b"single"))
