@@ -7,6 +7,7 @@ the data set in the file is the transposed frame; everything here takes and retu
 
 from __future__ import annotations
 
+import atexit
 import io
 import os
 from collections import OrderedDict
@@ -110,7 +111,7 @@ class _Pool:
     def __init__(self) -> None:
         self.process = os.getpid()
         self.files: OrderedDict[tuple[str, int, int], tuple[Any, Any]] = OrderedDict()
-        self.inherited: list[object] = []
+        self.inherited: list[OrderedDict[tuple[str, int, int], tuple[Any, Any]]] = []
 
     def get(self, path: Path) -> tuple[Any, Any]:
         if self.process != os.getpid():
@@ -127,8 +128,17 @@ class _Pool:
             self.files.popitem(last=False)
         return opened
 
+    def close(self) -> None:
+        """Close everything, even what a traceback still holds."""
+        for files in (self.files, *self.inherited):
+            for file, _ in files.values():
+                file.close()
+            files.clear()
+
 
 _pool = _Pool()
+# files read through Python objects must be closed before the interpreter is gone: HDF5's own end comes later
+atexit.register(_pool.close)
 
 
 def _opened(path: Path) -> tuple[Any, Any]:

@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -73,6 +75,20 @@ def test_a_frame_is_pickled_without_its_handle_and_read_by_a_forked_child(tmp_pa
         os._exit(0 if correct and not same else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     np.testing.assert_array_equal(original.read(), frame())
+
+
+@pytest.mark.parametrize("ending", ["", "1 / 0", "os.fork() or sys.exit(0); assert os.wait()[1] == 0"])
+def test_a_process_that_has_frames_open_ends_as_it_should(tmp_path, ending):
+    if "fork" in ending and not hasattr(os, "fork"):
+        pytest.skip("no fork here")
+    write_frame(tmp_path / "f.MAT", frame())
+    code = (
+        "import os, sys; from noiseflow.raw import matfile; "
+        f"opened = matfile._opened(matfile.Path(sys.argv[1])); {ending}"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "f.MAT")], capture_output=True, text=True)
+    assert done.returncode == (1 if "/" in ending else 0), done.stderr
+    assert ("ZeroDivisionError" in done.stderr) == ("/" in ending)
 
 
 def test_a_rectangle_outside_is_a_mistake(tmp_path):
