@@ -224,8 +224,8 @@ class FramePair(ABC):
                 f"{self.name}: expected a rectangle inside {rows}×{columns}, got row {top}, column {left}, "
                 f"size {height}×{width}"
             )
-        clean = self._cut(1, top, left, height, width)
         noisy = self.grid.snap(self._cut(0, top, left, height, width))
+        clean = self._cut(1, top, left, height, width)
         pair = Pair(
             noisy=noisy.to(torch.float32),
             clean=clean.to(torch.float32),
