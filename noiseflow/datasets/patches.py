@@ -71,6 +71,7 @@ class PatchDataset(Dataset[Pair]):
         self.window = window
         self.augment = augment
         self.dropped = 0
+        self._last: tuple[tuple[int, int], list[int]] = (-1, -1), []
         self._places(self.frames[0])  # the common mistake is found before workers start
 
     def __len__(self) -> int:
@@ -80,10 +81,16 @@ class PatchDataset(Dataset[Pair]):
         """The frame that item g is cut from."""
         epoch, place = divmod(g, len(self.frames) * self.patches_per_frame)
         window, place = divmod(place, self.window * self.patches_per_frame)
-        order = self._shuffled(len(self.frames), _FRAME_ORDER, epoch)
-        members = order[window * self.window : (window + 1) * self.window]
-        shuffled = self._shuffled(len(members) * self.patches_per_frame, _WINDOW_ORDER, epoch, window)
-        return self.frames[members[shuffled[place] // self.patches_per_frame]]
+        return self.frames[self._served(epoch, window)[place]]
+
+    def _served(self, epoch: int, window: int) -> list[int]:
+        """Numbers of the frames that a window serves, patch after patch; remembered while it lasts."""
+        if self._last[0] != (epoch, window):
+            order = self._shuffled(len(self.frames), _FRAME_ORDER, epoch)
+            members = order[window * self.window : (window + 1) * self.window]
+            shuffled = self._shuffled(len(members) * self.patches_per_frame, _WINDOW_ORDER, epoch, window)
+            self._last = (epoch, window), [members[n // self.patches_per_frame] for n in shuffled]
+        return self._last[1]
 
     def __getitem__(self, g: int) -> Pair:
         if not 0 <= g < self.length:

@@ -143,7 +143,7 @@ def test_an_item_depends_on_seed_and_number_only():
 @pytest.mark.parametrize("context", ["fork", "spawn"])
 def test_workers_give_the_same_batches(tmp_path, context):
     written = write_sidd(tmp_path, [(1, 1, "S6", 100), (2, 2, "IP", 400)], srgb=True)
-    for domain in ("raw", "srgb"):
+    for domain in ("raw", "srgb") if context == "fork" else ("raw",):  # starting afresh takes seconds
         frames = open_dataset(written.root, domain=domain).frames
         patches = PatchDataset(frames, 8, seed=2, length=24, patches_per_frame=3, window=2)
         alone = [collate([patches[g] for g in range(start, start + 6)]) for start in range(0, 24, 6)]
