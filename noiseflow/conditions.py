@@ -80,17 +80,14 @@ class Conditions:
         Raises:
             UnknownConditionError: a camera is unknown; or an ISO is, and interpolation is off or cannot reach it.
         """
-        found: dict[tuple[str, float], tuple[int, int, float]] = {}
-        keys = list(zip(shot.camera_names, shot.iso.tolist(), strict=True))
-        for key in dict.fromkeys(keys):
-            found[key] = self._find(*key)
-        device = shot.clean.device
-        columns = list(zip(*(found[key] for key in keys), strict=True)) or [(), (), ()]
+        # Python looks at each distinct pair once, however many rows there are.
+        isos, iso_of_row = torch.unique(shot.iso, return_inverse=True)
+        distinct, row_of = torch.unique(iso_of_row * len(shot.cameras) + shot.camera, return_inverse=True)
+        keys = [(shot.cameras[n % len(shot.cameras)], float(isos[n // len(shot.cameras)])) for n in distinct.tolist()]
+        found = [(*self._find(*key), self.cameras.index(key[0])) for key in keys]
+        lower, upper, weight, camera = torch.tensor(found, dtype=torch.float64, device=shot.clean.device).reshape(-1, 4).T
         return Place(
-            lower=torch.tensor(columns[0], dtype=torch.int64, device=device),
-            upper=torch.tensor(columns[1], dtype=torch.int64, device=device),
-            weight=torch.tensor(columns[2], dtype=torch.float64, device=device),
-            camera=torch.tensor([self.cameras.index(c) for c, _ in keys], dtype=torch.int64, device=device),
+            lower=lower.long()[row_of], upper=upper.long()[row_of], weight=weight[row_of], camera=camera.long()[row_of]
         )
 
     def _find(self, camera: str, iso: float) -> tuple[int, int, float]:

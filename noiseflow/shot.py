@@ -103,9 +103,7 @@ class Shot:
         else:
             origin = torch.as_tensor(self.origin, device=clean.device)
             if origin.is_floating_point() or origin.ndim > 2 or origin.shape[-1:] != (2,):
-                raise ValueError(
-                    f"origin: expected integers ({b}, 2), got {origin.dtype} {tuple(origin.shape)}"
-                )
+                raise ValueError(f"origin: expected integers ({b}, 2), got {origin.dtype} {tuple(origin.shape)}")
             self._set("origin", origin.to(torch.int64).expand(b, 2))
         self._check_maps()
 
@@ -124,9 +122,7 @@ class Shot:
         tensor = torch.as_tensor(value, dtype=self.clean.dtype, device=self.clean.device)
         if tensor.ndim == 1:
             tensor = tensor[:, None]
-        if tensor.ndim not in (0, 2) or (
-            tensor.ndim == 2 and (tensor.shape[0] != b or tensor.shape[1] not in (1, c))
-        ):
+        if tensor.ndim not in (0, 2) or (tensor.ndim == 2 and (tensor.shape[0] != b or tensor.shape[1] not in (1, c))):
             raise ValueError(f"{name}: expected a number, ({b},) or ({b}, {c}), got {tuple(tensor.shape)}")
         if not bool(torch.isfinite(tensor).all()):
             raise ValueError(f"{name}: expected finite values, got NaN or infinity")
@@ -195,11 +191,7 @@ class Shot:
     def rows(self, index: int | slice | Sequence[int] | Tensor) -> Shot:
         """The shot of some rows only, in the given order; an int keeps the batch dimension."""
         chosen = torch.arange(len(self), device=self.clean.device)
-        chosen = (
-            chosen[torch.as_tensor(index, device=chosen.device)]
-            if not isinstance(index, slice)
-            else chosen[index]
-        )
+        chosen = chosen[torch.as_tensor(index, device=chosen.device)] if not isinstance(index, slice) else chosen[index]
         chosen = chosen.reshape(-1)
         picked: dict[str, object] = {}
         for field in dataclasses.fields(self):

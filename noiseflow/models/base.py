@@ -65,12 +65,10 @@ class FittedModel(nn.Module):
 
     def __init__(self, conditions: Conditions, channels: int) -> None:
         super().__init__()
-        if channels not in PACKINGS:
-            raise ValueError(f"channels: expected 1 (mono), 3 (sRGB) or 4 (packed raw), got {channels}")
         self.conditions = conditions
         self.cameras = conditions.cameras
         self.channels = channels
-        self.packing = PACKINGS[channels]
+        self.packing = PACKINGS.get(channels, f"{channels} channels")
         self.card: dict[str, Any] = {}
         self.architecture: tuple[str, dict[str, Any]] = ("", {})
 
@@ -122,7 +120,7 @@ class FittedModel(nn.Module):
         from noiseflow.raw.cfa import pack, unpack
 
         image = torch.as_tensor(np.ascontiguousarray(clean, dtype=np.float32))
-        expected = {1: "(H, W)", 3: "(H, W, 3)", 4: "(H, W) or (4, H, W)"}[self.channels]
+        expected = {1: "(H, W)", 3: "(H, W, 3)", 4: "(H, W) or (4, H, W)"}.get(self.channels, "a model of 1, 3 or 4 channels")
         mosaic = self.channels == 4 and image.ndim == 2
         if mosaic:
             image = pack(image, cfa)

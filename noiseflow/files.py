@@ -1,0 +1,136 @@
+"""One file per model: safetensors with all metadata in a single header key, and nothing that runs on loading."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+
+from noiseflow.errors import UserError
+from noiseflow.models import ARCHITECTURES, FittedModel
+
+FORMAT = 1
+"""Version of the file format that this package writes; it reads this one and older ones."""
+
+_KEY = "noiseflow"
+
+
+def save(model: FittedModel, path: str | Path) -> None:
+    """Write a model to a `.safetensors` file, atomically: a failed write leaves no file and harms no old one.
+
+    The header holds no time, path or host, so equal models are equal bytes.
+
+    Args:
+        model: a model that one of the named architectures returned.
+        path: where to; its folder must exist.
+    """
+    name, arguments = model.architecture
+    header = {
+        "format": FORMAT,
+        "architecture": name,
+        "arguments": arguments,
+        "cameras": list(model.cameras),
+        "iso_range": [min(iso for _, iso in model.conditions.pairs), max(iso for _, iso in model.conditions.pairs)],
+        "units": "linear: 0 = black level, 1 = white level",
+        "packing": model.packing,
+        "noise_domain": model.noise_domain,
+        "card": model.card,
+    }
+    tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    write_atomically(Path(path), to_bytes(tensors, metadata={_KEY: json.dumps(header, sort_keys=True)}))
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(path.name + ".part")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_header(path: str | Path) -> dict[str, Any]:
+    """The metadata of a model file, without its weights.
+
+    Raises:
+        UserError: the file is missing, is no model of this package, or is of a newer format.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such model file")
+    try:
+        with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: not a readable .safetensors file ({error})") from error
+    try:
+        header = json.loads(metadata[_KEY])
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{path}: a .safetensors file, but not one that noiseflow wrote") from error
+    if not isinstance(header, dict) or not isinstance(header.get("format"), int):
+        raise UserError(f"{path}: the model's metadata are damaged")
+    if header["format"] > FORMAT:
+        raise UserError(
+            f"{path}: model format {header['format']} is newer than this noiseflow reads ({FORMAT}); please upgrade"
+        )
+    if header.get("architecture") not in ARCHITECTURES:
+        raise UserError(f"{path}: unknown architecture {header.get('architecture')!r}; known: {', '.join(ARCHITECTURES)}")
+    return header
+
+
+def load(path: str | Path) -> FittedModel:
+    """Read a model that `save` wrote; never unpickles.
+
+    Args:
+        path: a `.safetensors` file, or a run folder that holds `model.safetensors`.
+
+    Returns:
+        The model, in evaluation mode, on the CPU.
+
+    Raises:
+        UserError: the file is not a model of this package, is damaged, or is of a newer format.
+    """
+    path = model_path(path)
+    header = read_header(path)
+    try:
+        model = ARCHITECTURES[header["architecture"]](**header["arguments"])
+        tensors = {}
+        with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+            for key in file.keys():  # noqa: SIM118 (not a dict)
+                tensors[key] = file.get_tensor(key)
+        model.load_state_dict(tensors)
+    except (RuntimeError, TypeError, ValueError, KeyError, SafetensorError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise UserError(f"{path}: the file does not hold the model that its metadata describe ({first})") from error
+    bad = [key for key, value in tensors.items() if key.split(".")[-1] != "log_a" and not bool(torch.isfinite(value).all())]
+    if bad:
+        raise UserError(f"{path}: the model's weights are not finite ({bad[0]})")
+    model.card = header.get("card", {})
+    return model.eval()
+
+
+def model_path(path: str | Path) -> Path:
+    """The model file that a path means: itself, or `model.safetensors` in a run folder."""
+    path = Path(path)
+    if path.is_dir():
+        inside = path / "model.safetensors"
+        if not inside.is_file():
+            raise UserError(f"{path}: the folder holds no model.safetensors; is it a run folder that has finished?")
+        return inside
+    return path
+
+
+def file_hash(path: str | Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,276 @@
+"""Fit a model to a data set and write the run folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from torch import Tensor
+
+from noiseflow.datasets import FramePair, NoiseDataset, collate, hold_out, open_dataset
+from noiseflow.errors import UserError
+from noiseflow.files import save, write_atomically
+from noiseflow.folders import claim
+from noiseflow.models import ARCHITECTURES, FittedModel, Flow, Gaussian, NoiseLevelFunction
+from noiseflow.options import DataOptions, FitOptions, as_dict, listed
+from noiseflow.progress import SILENT, Progress
+from noiseflow.shot import Shot
+from noiseflow.training.noise_level import fit_noise_level
+
+log = logging.getLogger(__name__)
+
+DEFAULT_STEPS = {"noise_flow": 1200, "glow": 1500}
+"""Training steps where none are asked for."""
+
+_VALUES_PER_PAIR = 50_000
+_CALIBRATION_PATCH = 32
+
+
+def fit(options: FitOptions, progress: Progress = SILENT) -> bool:
+    """Fit a model and write its run folder: config.yaml, metrics.csv, last.ckpt, model.safetensors, environment.json.
+
+    Args:
+        options: what to fit, to what, and where to.
+        progress: what shows how far it has come.
+
+    Returns:
+        True if the run was finished, False if Ctrl-C ended it early; the folder is whole either way.
+
+    Raises:
+        UserError: bad input, said in a sentence.
+    """
+    if options.model not in ARCHITECTURES:
+        raise UserError(f"model: expected one of {', '.join(ARCHITECTURES)}, got {options.model!r}")
+    started = time.time()
+    dataset = open_split(options, options.split)
+    options = replace(options, domain=dataset.domain, steps=_steps(options))  # type: ignore[arg-type]
+    out = claim(options.out, overwrite=options.overwrite)
+    train, validation = hold_out(dataset.frames, 0.1, 0) if options.model in DEFAULT_STEPS else (dataset.frames, ())
+    if options.model in DEFAULT_STEPS and not validation:
+        log.info("no scene can be held out for validation; training on all %d images", len(train))
+    progress.start("fitting the noise level function")
+    noisy, shot = calibration_patches(train, options.seed)
+    finished, scores = True, {}
+    if options.model in ("gaussian", "nlf"):
+        model: FittedModel = fit_baseline(options.model, noisy, shot)
+    else:
+        model = _build(options, dataset.conditions, train[0].channels)
+        assert isinstance(model, Flow)
+        model.start_from(fit_noise_level(noisy, shot))
+        finished, scores = _train(model, train, validation, options, out, progress)
+    model.card = _card(options, dataset, train, validation, scores)
+    config = yaml.safe_dump(as_dict(options), sort_keys=True)
+    write_atomically(out / "config.yaml", config.encode())
+    write_atomically(out / "environment.json", json.dumps(_environment(options, started), indent=2).encode())
+    save(model, out / "model.safetensors")
+    return finished
+
+
+def open_split(options: DataOptions, split: str, *, domain: str | None = None) -> NoiseDataset:
+    """The images that data options select."""
+    isos = listed(options.isos)
+    try:
+        numbers = None if isos is None else [float(iso) for iso in isos]
+    except ValueError:
+        raise UserError(f"--isos: expected numbers separated by commas, got {options.isos!r}") from None
+    if options.max_images is not None and options.max_images < 1:
+        raise UserError(f"--max_images: expected at least 1, got {options.max_images}")
+    dataset = open_dataset(
+        options.data, domain=options.domain or domain, black=options.black, white=options.white
+    )
+    return dataset.select(
+        split=split, cameras=listed(options.cameras), isos=numbers, max_images=options.max_images
+    )
+
+
+def calibration_patches(frames: Sequence[FramePair], seed: int) -> tuple[Tensor, Shot]:
+    """About 50,000 values of every (camera, ISO) pair in small patches, spread evenly over its frames.
+
+    Args:
+        frames: the frames to read.
+        seed: seed of the positions.
+
+    Returns:
+        Noisy patches `(B, C, h, w)` and their shot.
+    """
+    side = min(_CALIBRATION_PATCH, *(min(frame.size) for frame in frames))
+    by_pair: dict[tuple[str, float], list[FramePair]] = {}
+    for frame in frames:
+        by_pair.setdefault((frame.camera, frame.iso), []).append(frame)
+    pairs = []
+    for key in sorted(by_pair):
+        wanted = max(1, -(-_VALUES_PER_PAIR // (side * side * frames[0].channels)))
+        for i, frame in enumerate(by_pair[key]):
+            share = -(-(wanted - i) // len(by_pair[key]))  # as even as whole numbers allow
+            rng = np.random.default_rng([seed, i, *frame.name.encode()])
+            for _ in range(max(share, 0)):
+                top, left = (int(rng.integers(0, size - side + 1)) for size in frame.size)
+                pairs.append(frame.read(top, left, side, side))
+    return collate(pairs)
+
+
+def fit_baseline(name: str, noisy: Tensor, shot: Shot) -> FittedModel:
+    """Fit `gaussian` or `nlf` to patches.
+
+    Args:
+        name: the baseline.
+        noisy: `(B, C, H, W)`, stored values, linear units.
+        shot: clean images and conditions.
+    """
+    level = fit_noise_level(noisy, shot, slope=name == "nlf")
+    kind = NoiseLevelFunction if name == "nlf" else Gaussian
+    model = kind(level.conditions.pairs, noisy.shape[1])
+    model.level.copy_from(level)
+    return model.eval()
+
+
+def _steps(options: FitOptions) -> int:
+    steps = DEFAULT_STEPS.get(options.model, 0) if options.steps is None else options.steps
+    if steps < 0 or options.batch < 1 or options.patch < 1:
+        raise UserError("--steps, --batch, --patch: expected whole numbers that are not negative")
+    return steps
+
+
+def _build(options: FitOptions, pairs: tuple[tuple[str, float], ...], channels: int) -> FittedModel:
+    extra = {name: getattr(options, name) for name in ("hidden", "layers") if getattr(options, name) is not None}
+    if options.model == "glow" and "layers" in extra:
+        raise UserError("--layers: only noise_flow takes an order of layers")
+    try:
+        with torch.random.fork_rng(devices=[]):  # layers draw their start from the global generator
+            torch.manual_seed(options.seed)
+            return ARCHITECTURES[options.model](pairs, channels, **extra)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _train(
+    model: Flow,
+    train: Sequence[FramePair],
+    validation: Sequence[FramePair],
+    options: FitOptions,
+    out: Path,
+    progress: Progress,
+) -> tuple[bool, dict[str, Any]]:
+    """Run Lightning on the model, in place; whether it was finished, and the scores for the card."""
+    import lightning as L
+
+    from noiseflow.training.likelihood import NoiseModelTask, PatchDataModule
+    from noiseflow.training.run import Checkpoints, MetricsFile, ShowProgress, StopOnInterrupt
+
+    assert options.steps is not None
+    smallest = min(min(frame.size) for frame in train)
+    patch = min(options.patch, smallest) // model.size_multiple * model.size_multiple
+    data = PatchDataModule(
+        train,
+        validation,
+        patch=patch,
+        batch=options.batch,
+        steps=options.steps,
+        seed=options.seed,
+        workers=options.workers,
+    )
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.train()
+    task = NoiseModelTask(model, steps=options.steps, learning_rate=options.learning_rate, seed=options.seed)
+    interrupt, checkpoints = StopOnInterrupt(), Checkpoints(out / "last.ckpt")
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
+        warnings.filterwarnings("ignore", category=FutureWarning, module="lightning")
+        trainer = L.Trainer(
+            max_steps=options.steps,
+            accelerator=accelerator(options.device),
+            devices=1,
+            gradient_clip_val=1.0,
+            val_check_interval=min(options.steps, max(50, options.steps // 10)) or None,
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            limit_val_batches=None if validation else 0,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            callbacks=[MetricsFile(out / "metrics.csv"), checkpoints, ShowProgress(progress, options.steps), interrupt],
+        )
+        trainer.fit(task, datamodule=data)
+    scores: dict[str, Any] = {"steps": trainer.global_step}
+    if options.keep == "best" and checkpoints.best is not None:
+        mass, step, state = checkpoints.best
+        model.load_state_dict(state)
+        scores = {"steps": step, "val_mass": mass}
+    elif "val_mass" in trainer.callback_metrics:
+        scores["val_mass"] = float(trainer.callback_metrics["val_mass"])
+    model.eval()
+    return not interrupt.stopped, scores
+
+
+def accelerator(device: str) -> str:
+    """Lightning's name of a device option."""
+    if device not in ("auto", "cpu", "cuda", "gpu"):
+        raise UserError(f"--device: expected auto, cpu or cuda, got {device!r}")
+    if device in ("cuda", "gpu") and not torch.cuda.is_available():
+        raise UserError("--device cuda: no CUDA device is available here")
+    return "gpu" if device == "cuda" else device
+
+
+def _card(
+    options: FitOptions,
+    dataset: NoiseDataset,
+    train: Sequence[FramePair],
+    validation: Sequence[FramePair],
+    scores: dict[str, Any],
+) -> dict[str, Any]:
+    """What the model file says of its training. No time, path or host: equal models are equal bytes."""
+    chosen = as_dict(options)
+    protocol = {k: v for k, v in chosen.items() if k not in ("data", "out", "overwrite", "device", "workers")}
+    cameras = {}
+    for frame in train:
+        cameras.setdefault(
+            frame.camera,
+            {"lsb": frame.lsb.tolist(), "low": frame.low.tolist(), "high": frame.high.tolist(), "cfa": frame.cfa},
+        )
+    return {
+        "data": {
+            "root_hash": dataset.root_hash(),
+            "domain": dataset.domain,
+            "truth": dataset.truth,
+            "split": options.split,
+            "split_protocol": dataset.split_protocol,
+            "images": len(train),
+            "scenes": len({frame.scene for frame in train}),
+            "validation_scenes": sorted({frame.scene for frame in validation}),
+        },
+        "protocol": protocol,
+        "cameras": cameras,
+        "scores": scores,
+    }
+
+
+def _environment(options: FitOptions, started: float) -> dict[str, Any]:
+    """Where, when and with what the run was made: everything that must not go into the model file."""
+    import lightning
+
+    import noiseflow
+
+    return {
+        "noiseflow": noiseflow.__version__,
+        "torch": torch.__version__,
+        "lightning": lightning.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "threads": torch.get_num_threads(),
+        "data": str(Path(options.data).resolve()),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(started)),
+        "seconds": round(time.time() - started, 1),
+    }

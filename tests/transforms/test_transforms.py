@@ -1,0 +1,235 @@
+"""Every transform, one row of a table each: what `Transform` promises, against the autograd Jacobian."""
+
+import copy
+
+import pytest
+import torch
+
+from noiseflow.conditions import Conditions
+from noiseflow.noise_level import NoiseLevel
+from noiseflow.shot import Shot
+from noiseflow.transforms import (
+    ActNorm,
+    AffineCoupling,
+    Chain,
+    Conv1x1,
+    Conv1x1LU,
+    Gain,
+    SignalDependentScale,
+    Squeeze,
+    Unsqueeze,
+)
+
+PAIRS = [("IP", 100), ("IP", 800), ("S6", 100), ("S6", 3200)]
+CONTEXT = 3
+
+
+def rotation_seed():
+    return torch.Generator().manual_seed(5)
+
+
+TABLE = {
+    # name: (build, channels, height and width must divide by)
+    "actnorm": (lambda: ActNorm(4), 4, 1),
+    "conv1x1": (lambda: Conv1x1(4, rotation_seed()), 4, 1),
+    "conv1x1 from identity": (lambda: Conv1x1(3), 3, 1),
+    "conv1x1 lu": (lambda: Conv1x1LU(4, rotation_seed()), 4, 1),
+    "conv1x1 lu from identity": (lambda: Conv1x1LU(3), 3, 1),
+    "coupling": (lambda: AffineCoupling(4, 6), 4, 1),
+    "coupling, odd channels, swapped": (lambda: AffineCoupling(3, 6, swap=True), 3, 1),
+    "coupling with context": (lambda: AffineCoupling(4, 6, context=CONTEXT), 4, 1),
+    "squeeze": (lambda: Squeeze(2), 2, 2),
+    "unsqueeze": (lambda: Unsqueeze(2), 4, 1),
+    "signal-dependent scale": (lambda: SignalDependentScale(NoiseLevel(Conditions(PAIRS))), 4, 1),
+    "signal-dependent scale per channel": (lambda: SignalDependentScale(NoiseLevel(Conditions(PAIRS), 3)), 3, 1),
+    "gain": (lambda: Gain(Conditions(PAIRS)), 4, 1),
+    "chain": (
+        lambda: Chain(
+            [
+                SignalDependentScale(NoiseLevel(Conditions(PAIRS))),
+                Squeeze(2),
+                ActNorm(4),
+                Conv1x1LU(4, rotation_seed()),
+                AffineCoupling(4, 6, context=4 * CONTEXT),
+                Unsqueeze(2),
+                Gain(Conditions(PAIRS)),
+            ]
+        ),
+        1,
+        2,
+    ),
+}
+SHAPES = [(4, 4), (2, 6), (6, 2)]
+
+
+def scrambled(build, dtype=torch.float64):
+    """The transform away from its start: every parameter moved at random, its noise level made realistic."""
+    transform = build().to(dtype)
+    generator = torch.Generator().manual_seed(11)
+    with torch.no_grad():
+        for parameter in transform.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, dtype=torch.float64, generator=generator).to(dtype))
+    return transform
+
+
+def shot_for(batch, channels, height, width, dtype=torch.float64, seed=3):
+    generator = torch.Generator().manual_seed(seed)
+    names = [("IP", 100), ("S6", 3200), ("S6", 100), ("IP", 800)]
+    chosen = [names[i % 4] for i in range(batch)]
+    clean = torch.rand(batch, channels, height, width, dtype=torch.float64, generator=generator)
+    context = torch.randn(batch, CONTEXT, height, width, dtype=torch.float64, generator=generator)
+    return Shot.of(
+        clean.to(dtype),
+        camera=[camera for camera, _ in chosen],
+        iso=torch.tensor([iso for _, iso in chosen]),
+        lsb=1 / 1023,
+        context=context.to(dtype),
+    )
+
+
+def noise_for(shot, seed=7):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shot.clean.shape, dtype=torch.float64, generator=generator).to(shot.clean.dtype)
+
+
+@pytest.fixture(params=TABLE, ids=str)
+def row(request):
+    return TABLE[request.param]
+
+
+@pytest.mark.parametrize("size", SHAPES)
+def test_round_trip(row, size):
+    build, channels, _ = row
+    transform = scrambled(build)
+    shot = shot_for(3, channels, *size)
+    x = noise_for(shot)
+    z, log_det = transform(x, shot)
+    back, log_det_back = transform.inverse(z, shot)
+    assert (back - x).norm() <= 1e-9 * x.norm()
+    assert torch.allclose(log_det, -log_det_back, rtol=1e-9, atol=1e-9)
+    assert log_det.shape == (3,)
+    assert log_det.dtype == x.dtype
+
+
+@pytest.mark.parametrize("size", SHAPES)
+def test_log_det_is_the_jacobians(row, size):
+    build, channels, _ = row
+    transform = scrambled(build)
+    shot = shot_for(2, channels, *size)
+    x = noise_for(shot)
+    for i in range(2):
+        alone = shot.rows(i)
+
+        def flat(v, alone=alone):
+            return transform(v.reshape(alone.clean.shape), alone)[0].reshape(-1)
+
+        jacobian = torch.autograd.functional.jacobian(flat, x[i].reshape(-1))
+        expected = torch.linalg.slogdet(jacobian).logabsdet
+        log_det = transform(x[i : i + 1], alone)[1].detach()
+        assert abs(float(log_det[0] - expected)) <= 1e-9 * max(1.0, abs(float(expected)))
+
+
+def test_gradients(row):
+    build, channels, _ = row
+    transform = scrambled(build)
+    shot = shot_for(2, channels, 2, 4)
+    x = noise_for(shot).requires_grad_(True)
+    parameters = [p for p in transform.parameters() if p.requires_grad]
+    assert torch.autograd.gradcheck(lambda v, *_: transform(v, shot), (x, *parameters))
+    z = transform(x, shot)[0].detach().requires_grad_(True)
+    assert torch.autograd.gradcheck(lambda v, *_: transform.inverse(v, shot), (z, *parameters))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+def test_rows_stand_alone(row, dtype, tolerance):
+    build, channels, _ = row
+    transform = scrambled(build, dtype)
+    shot = shot_for(4, channels, 6, 4, dtype)
+    x = noise_for(shot)
+    with torch.no_grad():
+        for call, value in ((transform, x), (transform.inverse, transform(x, shot)[0])):
+            together, log_dets = call(value, shot)
+            for i in range(4):
+                alone, log_det = call(value[i : i + 1], shot.rows(i))
+                assert (together[i] - alone[0]).norm() <= tolerance * alone.norm()
+                assert abs(float(log_dets[i] - log_det[0])) <= tolerance * max(1.0, abs(float(log_det[0])))
+
+
+def test_calls_change_no_state(row):
+    build, channels, _ = row
+    transform = scrambled(build)
+    before = copy.deepcopy(transform.state_dict())
+    shot = shot_for(2, channels, 4, 4)
+    z, _ = transform(noise_for(shot), shot)
+    transform.inverse(z, shot)
+    for key, value in transform.state_dict().items():
+        assert torch.equal(value, before[key]), key
+
+
+def test_saved_loaded_continued(row, tmp_path):
+    """A loaded transform gives the same values, is not initialised again, and trains on as the original does."""
+    build, channels, _ = row
+    original = scrambled(build)
+    shot = shot_for(2, channels, 4, 4)
+    x = noise_for(shot)
+    original.initialize(x, shot)
+    torch.save(original.state_dict(), tmp_path / "state.pt")
+    loaded = build().double()
+    loaded.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    for transform in (original, loaded):
+        transform.initialize(3.0 + 2.0 * x, shot)  # a second call, on other data, must do nothing
+    results = []
+    for transform in (original, loaded):
+        parameters = [p for p in transform.parameters() if p.requires_grad]
+        if parameters:
+            optimizer = torch.optim.SGD(parameters, 1e-3)
+            z, log_det = transform(x, shot)
+            (z.square().sum() - log_det.sum()).backward()
+            optimizer.step()
+        results.append(transform(x, shot))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+
+
+def test_actnorm_normalises_the_batch_it_is_initialised_on():
+    layer = ActNorm(3).double()
+    shot = shot_for(5, 3, 8, 6)
+    x = 2.5 * noise_for(shot) + torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64)[:, None, None]
+    layer.initialize(x, shot)
+    z, _ = layer(x, shot)
+    assert torch.allclose(z.mean(dim=(0, 2, 3)), torch.zeros(3, dtype=torch.float64), atol=1e-12)
+    assert torch.allclose(z.var(dim=(0, 2, 3), correction=0), torch.ones(3, dtype=torch.float64), atol=1e-12)
+
+
+def test_chain_initialises_each_layer_on_what_reaches_it():
+    chain = Chain([ActNorm(4), Conv1x1(4, rotation_seed()), ActNorm(4)]).double()
+    shot = shot_for(4, 4, 6, 6)
+    x = 3.0 * noise_for(shot) - 1.0
+    chain.initialize(x, shot)
+    z, _ = chain(x, shot)
+    assert torch.allclose(z.var(dim=(0, 2, 3), correction=0), torch.ones(4, dtype=torch.float64), atol=1e-9)
+
+
+def test_size_multiple_and_its_error():
+    chain = Chain([Squeeze(2), Squeeze(3), Unsqueeze(3), Unsqueeze(2), Squeeze(2), Unsqueeze(2)])
+    assert chain.size_multiple == 6
+    shot = shot_for(1, 2, 3, 4)
+    with pytest.raises(ValueError, match="divide by 2, got 3×4"):
+        Squeeze(2)(noise_for(shot), shot)
+
+
+def test_starts_are_the_identity():
+    shot = shot_for(2, 4, 4, 4)
+    x = noise_for(shot)
+    for layer in (Conv1x1(4), Conv1x1LU(4), AffineCoupling(4, 8), ActNorm(4), Gain(Conditions(PAIRS))):
+        z, log_det = layer.double()(x, shot)
+        assert torch.equal(z, x)
+        assert float(log_det.detach().abs().max()) == 0.0
+
+
+def test_rotation_start_is_orthogonal():
+    for layer in (Conv1x1(5, rotation_seed()), Conv1x1LU(5, rotation_seed())):
+        x = torch.eye(5, dtype=torch.float64)[:, :, None, None]
+        shot = shot_for(5, 5, 1, 1)
+        w = layer.double()(x, shot)[0][:, :, 0, 0]
+        assert torch.allclose(w @ w.T, torch.eye(5, dtype=torch.float64), atol=1e-6)  # stored as float32
