@@ -1,1 +1,84 @@
-"""Camera noise modelling: learn the noise of a camera, score it, make more of it."""
+"""Camera noise modelling: learn the noise of a camera, score it, make more of it.
+
+Public names are imported when they are first used, so `import noiseflow` is cheap.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from noiseflow.conditions import Conditions, UnknownConditionError
+    from noiseflow.datasets import open_dataset
+    from noiseflow.errors import UserError
+    from noiseflow.files import load, save
+    from noiseflow.models import (
+        FittedModel,
+        Flow,
+        Gaussian,
+        NoDensityError,
+        NoiseLevelFunction,
+        NoiseModel,
+        glow,
+        noise_flow,
+        synthesize,
+    )
+    from noiseflow.sensors import PHONES, SensorTruth, VirtualSensor
+    from noiseflow.shot import Shot
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Conditions": "conditions",
+    "FittedModel": "models",
+    "Flow": "models",
+    "Gaussian": "models",
+    "NoDensityError": "models",
+    "NoiseLevelFunction": "models",
+    "NoiseModel": "models",
+    "PHONES": "sensors",
+    "SensorTruth": "sensors",
+    "Shot": "shot",
+    "UnknownConditionError": "conditions",
+    "UserError": "errors",
+    "VirtualSensor": "sensors",
+    "glow": "models",
+    "load": "files",
+    "noise_flow": "models",
+    "open_dataset": "datasets",
+    "save": "files",
+    "synthesize": "models",
+}
+
+__all__ = [
+    "PHONES",
+    "Conditions",
+    "FittedModel",
+    "Flow",
+    "Gaussian",
+    "NoDensityError",
+    "NoiseLevelFunction",
+    "NoiseModel",
+    "SensorTruth",
+    "Shot",
+    "UnknownConditionError",
+    "UserError",
+    "VirtualSensor",
+    "glow",
+    "load",
+    "noise_flow",
+    "open_dataset",
+    "save",
+    "synthesize",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"noiseflow.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'noiseflow' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

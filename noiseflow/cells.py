@@ -61,13 +61,13 @@ class _LogNormalInterval(torch.autograd.Function):
     """log(Φ(β) - Φ(α)) with the gradient φ/(Φ(β) - Φ(α)) taken in log space."""
 
     @staticmethod
-    def forward(ctx: Any, alpha: Tensor, beta: Tensor) -> Tensor:  # noqa: ANN401
+    def forward(ctx: Any, alpha: Tensor, beta: Tensor) -> Tensor:
         value = _log_normal_interval(alpha, beta)
         ctx.save_for_backward(alpha, beta, value)
         return value
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ANN401
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
         alpha, beta, value = ctx.saved_tensors
         (grad,) = grads
         at_alpha = torch.exp(-0.5 * alpha**2 - _LOG_SQRT_2PI - value)

@@ -85,7 +85,9 @@ class Conditions:
         distinct, row_of = torch.unique(iso_of_row * len(shot.cameras) + shot.camera, return_inverse=True)
         keys = [(shot.cameras[n % len(shot.cameras)], float(isos[n // len(shot.cameras)])) for n in distinct.tolist()]
         found = [(*self._find(*key), self.cameras.index(key[0])) for key in keys]
-        lower, upper, weight, camera = torch.tensor(found, dtype=torch.float64, device=shot.clean.device).reshape(-1, 4).T
+        lower, upper, weight, camera = (
+            torch.tensor(found, dtype=torch.float64, device=shot.clean.device).reshape(-1, 4).T
+        )
         return Place(
             lower=lower.long()[row_of], upper=upper.long()[row_of], weight=weight[row_of], camera=camera.long()[row_of]
         )

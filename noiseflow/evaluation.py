@@ -8,14 +8,16 @@ so is `regret`, how far the model's mass lies above the sensor's own.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from noiseflow.datasets import FramePair, NoiseDataset, collate, tiles
 from noiseflow.metrics.curves import IntensityCurve
@@ -26,6 +28,8 @@ from noiseflow.randomness import combine
 from noiseflow.report import CurveSet, Strip, curve_sets
 from noiseflow.sensors import SensorTruth
 from noiseflow.shot import Shot
+
+log = logging.getLogger(__name__)
 
 TILE = 256
 """Side of the tiles, in packed pixels (raw) or pixels (sRGB)."""
@@ -71,7 +75,7 @@ class _Score:
 
 @dataclass
 class _Tally:
-    """What one model has collected: a `_Score` per image, the std of its samples, and why a score is missing."""
+    """What one model has collected: a `_Score` per image, its noise level, and why a score is missing."""
 
     entry: Entry
     scores: list[_Score] = field(default_factory=list)
@@ -97,6 +101,7 @@ def evaluate(
     seed: int = 0,
     device: torch.device | str = "cpu",
     samples: bool = True,
+    workers: int = 0,
     protocol: dict[str, Any] | None = None,
     progress: Progress = SILENT,
 ) -> Evaluation:
@@ -109,6 +114,7 @@ def evaluate(
         seed: seed of every draw; each image gets its own from it.
         device: where to compute.
         samples: draw noise from every model for the curves and the pictures.
+        workers: processes that read tiles; 0 reads in the main process.
         protocol: further facts to print.
         progress: shows how far it has come.
 
@@ -128,28 +134,35 @@ def evaluate(
     strips: list[Strip] = []
     chosen = _for_pictures(dataset.frames) if samples else set()
     progress.start("scoring", len(dataset.frames))
-    for i, frame in enumerate(dataset.frames):
+    for tally in tallies:
+        tally.scores = [_Score() for _ in dataset.frames]
+    batches = _TileBatches(dataset.frames)
+    skipped, done = 0, 0
+    for batch in DataLoader(batches, batch_size=None, num_workers=workers):
+        progress.update(batch.frame - done)
+        done = batch.frame
+        skipped += batch.skipped
+        if not batch.numbers:
+            continue
+        frame = dataset.frames[batch.frame]
         frame_seed = int(combine(seed, _number(frame.name)))
-        boxes = tiles(frame.size, TILE)
-        sampled = _spread(len(boxes), _SAMPLED_TILES)
+        noisy, shot = batch.noisy.to(device), batch.shot.to(device)
+        keys = [(frame.camera, frame.iso)] * len(shot)
+        real_curve.update(noisy - shot.clean, shot.clean, keys)
+        best = None if truth is None else truth.log_mass(noisy, shot).cpu()
+        sampled = _spread(batch.of, _SAMPLED_TILES)
+        rows = [row for row, n in enumerate(batch.numbers) if n in sampled]
         for tally in tallies:
-            tally.scores.append(_Score())
-        for numbers in _batches(boxes):
-            noisy, shot = collate([frame.read(*boxes[n]) for n in numbers])
-            noisy, shot = noisy.to(device), shot.to(device)
-            keys = [(frame.camera, frame.iso)] * len(shot)
-            real_curve.update(noisy - shot.clean, shot.clean, keys)
-            best = None if truth is None else truth.log_mass(noisy, shot).cpu()
-            rows = [row for row, n in enumerate(numbers) if n in sampled]
-            for tally in tallies:
-                _score(tally, noisy, shot, best, frame_seed)
-                if samples and rows:
-                    part = shot.rows(rows)
-                    noise = synthesize(tally.entry.model, part, seed=frame_seed) - part.clean
-                    tally.curve.update(noise, part.clean, keys[: len(rows)])
-            if i in chosen and 0 in numbers:
-                strips.append(_strip(frame, noisy[:1], shot.rows(0), tallies, frame_seed))
-        progress.update(1)
+            _score(tally, tally.scores[batch.frame], noisy, shot, best, frame_seed)
+            if samples and rows:
+                part = shot.rows(rows)
+                noise = synthesize(tally.entry.model, part, seed=frame_seed) - part.clean
+                tally.curve.update(noise, part.clean, keys[: len(rows)])
+        if batch.frame in chosen and batch.numbers[0] == 0:
+            strips.append(_strip(frame, noisy[:1], shot.rows(0), tallies, frame_seed))
+    progress.update(len(dataset.frames) - done)
+    if skipped:
+        log.warning("%d tiles with NaN were left out", skipped)
     curves = curve_sets(real_curve, {tally.entry.name: tally.curve for tally in tallies} if samples else {})
     results = {
         "format": 1,
@@ -169,6 +182,7 @@ def evaluate(
             "interval": "95 %, over scenes",
             "padding": "tiles whose sides a model's squeeze does not divide: mass pads by reflection and counts the "
             "padded pixels as not observed, nll crops",
+            "tiles_left_out": skipped,
             **(protocol or {}),
         },
         "models": [_summary(tally, dataset.frames) for tally in tallies],
@@ -176,9 +190,40 @@ def evaluate(
     return Evaluation(results, curves, strips)
 
 
-def _score(tally: _Tally, noisy: Tensor, shot: Shot, best: Tensor | None, seed: int) -> None:
+class _Batch(NamedTuple):
+    """Some tiles of one frame: their numbers among `of` tiles, and how many were skipped for NaN."""
+
+    frame: int
+    numbers: list[int]
+    of: int
+    skipped: int
+    noisy: Tensor
+    shot: Shot
+
+
+class _TileBatches(Dataset[_Batch]):
+    """All tiles of all frames, a few of one frame and one shape at a time."""
+
+    def __init__(self, frames: Sequence[FramePair]) -> None:
+        self.frames = frames
+        self.boxes = [tiles(frame.size, TILE) for frame in frames]
+        self.batches = [(i, numbers) for i, boxes in enumerate(self.boxes) for numbers in _batches(boxes)]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, item: int) -> _Batch:
+        i, numbers = self.batches[item]
+        pairs = {n: self.frames[i].read(*self.boxes[i][n]) for n in numbers}
+        whole = [n for n, pair in pairs.items() if pair.is_finite]
+        empty = Shot(torch.zeros(0, self.frames[i].channels, 1, 1), torch.zeros(0), torch.zeros(0).long(), ("",))
+        noisy, shot = collate([pairs[n] for n in whole]) if whole else (empty.clean, empty)
+        return _Batch(i, whole, len(self.boxes[i]), len(numbers) - len(whole), noisy, shot)
+
+
+def _score(tally: _Tally, score: _Score, noisy: Tensor, shot: Shot, best: Tensor | None, seed: int) -> None:
     """Add a batch of tiles of one image to its scores."""
-    model, score = tally.entry.model, tally.scores[-1]
+    model = tally.entry.model
     if isinstance(model, Flow):
         bound = model.mass_bound(noisy, shot, seed=seed, draws=DRAWS)
         log_mass = bound.log_mass.cpu()
@@ -324,7 +369,7 @@ def _strip(frame: FramePair, noisy: Tensor, shot: Shot, tallies: Sequence[_Tally
 
 
 def _display(image: Tensor, exposure: float) -> np.ndarray:
-    """The first image of a batch as display RGB: packed raw is exposed and given a gamma of 2.2, sRGB is shown as it is."""
+    """The first image of a batch as display RGB: raw is exposed and given a gamma of 2.2, sRGB is shown as it is."""
     x = image[0].double().cpu()
     if x.shape[0] == 4:
         x = torch.stack((x[0], 0.5 * (x[1] + x[2]), x[3]))

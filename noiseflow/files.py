@@ -69,7 +69,7 @@ def read_header(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: no such model file")
     try:
-        with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+        with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: not a readable .safetensors file ({error})") from error
@@ -84,7 +84,9 @@ def read_header(path: str | Path) -> dict[str, Any]:
             f"{path}: model format {header['format']} is newer than this noiseflow reads ({FORMAT}); please upgrade"
         )
     if header.get("architecture") not in ARCHITECTURES:
-        raise UserError(f"{path}: unknown architecture {header.get('architecture')!r}; known: {', '.join(ARCHITECTURES)}")
+        raise UserError(
+            f"{path}: unknown architecture {header.get('architecture')!r}; known: {', '.join(ARCHITECTURES)}"
+        )
     return header
 
 
@@ -105,14 +107,16 @@ def load(path: str | Path) -> FittedModel:
     try:
         model = ARCHITECTURES[header["architecture"]](**header["arguments"])
         tensors = {}
-        with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+        with safe_open(path, framework="pt") as file:
             for key in file.keys():  # noqa: SIM118 (not a dict)
                 tensors[key] = file.get_tensor(key)
         model.load_state_dict(tensors)
     except (RuntimeError, TypeError, ValueError, KeyError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0]
         raise UserError(f"{path}: the file does not hold the model that its metadata describe ({first})") from error
-    bad = [key for key, value in tensors.items() if key.split(".")[-1] != "log_a" and not bool(torch.isfinite(value).all())]
+    bad = [
+        key for key, value in tensors.items() if key.split(".")[-1] != "log_a" and not bool(torch.isfinite(value).all())
+    ]
     if bad:
         raise UserError(f"{path}: the model's weights are not finite ({bad[0]})")
     model.card = header.get("card", {})

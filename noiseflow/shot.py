@@ -160,7 +160,7 @@ class Shot:
             raise ValueError("variance: expected values >= 0")
 
     @classmethod
-    def of(cls, clean: Tensor, *, camera: str | Sequence[str], iso: float | Tensor, **rest: Any) -> Shot:  # noqa: ANN401
+    def of(cls, clean: Tensor, *, camera: str | Sequence[str], iso: float | Tensor, **rest: Any) -> Shot:
         """Build a Shot from camera *names*: one for all rows, or one per row.
 
         Args:
@@ -184,7 +184,7 @@ class Shot:
     def __len__(self) -> int:
         return self.clean.shape[0]
 
-    def replace(self, **changes: Any) -> Shot:  # noqa: ANN401
+    def replace(self, **changes: Any) -> Shot:
         """The same shot with some attributes replaced; validated again."""
         return dataclasses.replace(self, **changes)
 

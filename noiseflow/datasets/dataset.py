@@ -220,7 +220,7 @@ def _check_known(what: str, wanted: Sequence[Any] | None, known: set[Any], root:
         raise UserError(f"{root}: expected {what} among {_list(sorted(known))}, got {_list(unknown)}")
 
 
-def _list(values: Any) -> str:  # noqa: ANN401
+def _list(values: Any) -> str:
     if values is None:
         return "all"
     return ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)

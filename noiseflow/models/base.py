@@ -120,7 +120,9 @@ class FittedModel(nn.Module):
         from noiseflow.raw.cfa import pack, unpack
 
         image = torch.as_tensor(np.ascontiguousarray(clean, dtype=np.float32))
-        expected = {1: "(H, W)", 3: "(H, W, 3)", 4: "(H, W) or (4, H, W)"}.get(self.channels, "a model of 1, 3 or 4 channels")
+        expected = {1: "(H, W)", 3: "(H, W, 3)", 4: "(H, W) or (4, H, W)"}.get(
+            self.channels, "a model of 1, 3 or 4 channels"
+        )
         mosaic = self.channels == 4 and image.ndim == 2
         if mosaic:
             image = pack(image, cfa)

@@ -128,7 +128,7 @@ def read_raw(
     )
 
 
-def _pattern(path: Path, raw: Any) -> str:  # noqa: ANN401
+def _pattern(path: Path, raw: Any) -> str:
     import rawpy
 
     if raw.raw_type != rawpy.RawType.Flat or raw.raw_pattern is None:
@@ -211,7 +211,7 @@ def _tiff_tags(path: Path) -> _Tags:
     return _Tags(values, float(iso) or None)
 
 
-def _values(tag: Any) -> tuple[Any, ...]:  # noqa: ANN401
+def _values(tag: Any) -> tuple[Any, ...]:
     """Values of a TIFF tag, fractions divided out."""
     value = tag.value
     values = tuple(value) if isinstance(value, tuple | list) else (value,)

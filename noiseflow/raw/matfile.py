@@ -163,7 +163,7 @@ def _open(path: Path) -> tuple[Any, Any]:
         raise UserError(f"{path}: damaged HDF5 file ({error}); fetch it again") from error
 
 
-def _checked(path: Path, file: Any) -> Any:  # noqa: ANN401
+def _checked(path: Path, file: Any) -> Any:
     def refuse(expected: str, got: str) -> UserError:
         return UserError(f"{path}: expected {expected}, got {got}; is this a SIDD frame?")
 
@@ -291,7 +291,7 @@ def _structs(struct: dict[str, Any], depth: int = 0) -> Iterator[dict[str, Any]]
                 yield from _structs(item, depth + 1)
 
 
-def _tag(struct: dict[str, Any], number: int) -> Any:  # noqa: ANN401
+def _tag(struct: dict[str, Any], number: int) -> Any:
     """Value of a TIFF tag that MATLAB knows no name for, or None."""
     tags = struct.get("UnknownTags")
     for tag in tags if isinstance(tags, list | np.ndarray) else [tags]:
@@ -300,7 +300,7 @@ def _tag(struct: dict[str, Any], number: int) -> Any:  # noqa: ANN401
     return None
 
 
-def _first(structs: list[dict[str, Any]], key: str | int) -> Any:  # noqa: ANN401
+def _first(structs: list[dict[str, Any]], key: str | int) -> Any:
     for struct in structs:
         value: Any = struct.get(key) if isinstance(key, str) else _tag(struct, key)
         if value is not None and np.size(value):

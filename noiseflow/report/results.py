@@ -50,7 +50,7 @@ def finite(results: dict[str, Any]) -> dict[str, Any]:
     return copy.deepcopy({**rest, "models": models, **({"reason": reasons} if reasons else {})})
 
 
-def _plain(value: Any, path: str, reasons: dict[str, str]) -> Any:  # noqa: ANN401
+def _plain(value: Any, path: str, reasons: dict[str, str]) -> Any:
     if isinstance(value, dict):
         return {str(k): _plain(v, f"{path}.{k}", reasons) for k, v in value.items()}
     if hasattr(value, "tolist"):  # numpy and torch
@@ -63,7 +63,7 @@ def _plain(value: Any, path: str, reasons: dict[str, str]) -> Any:  # noqa: ANN4
     return value
 
 
-def figure(holder: dict[str, Any], path: str) -> Any:  # noqa: ANN401
+def figure(holder: dict[str, Any], path: str) -> Any:
     """The value at a dotted path, None where it or anything above it is null or absent.
 
     Examples:

@@ -60,7 +60,7 @@ def fit(options: FitOptions, progress: Progress = SILENT) -> bool:
         log.info("no scene can be held out for validation; training on all %d images", len(train))
     progress.start("fitting the noise level function")
     noisy, shot = calibration_patches(train, options.seed)
-    finished, scores = True, {}
+    finished, scores = True, dict[str, Any]()
     if options.model in ("gaussian", "nlf"):
         model: FittedModel = fit_baseline(options.model, noisy, shot)
     else:
@@ -85,12 +85,8 @@ def open_split(options: DataOptions, split: str, *, domain: str | None = None) -
         raise UserError(f"--isos: expected numbers separated by commas, got {options.isos!r}") from None
     if options.max_images is not None and options.max_images < 1:
         raise UserError(f"--max_images: expected at least 1, got {options.max_images}")
-    dataset = open_dataset(
-        options.data, domain=options.domain or domain, black=options.black, white=options.white
-    )
-    return dataset.select(
-        split=split, cameras=listed(options.cameras), isos=numbers, max_images=options.max_images
-    )
+    dataset = open_dataset(options.data, domain=options.domain or domain, black=options.black, white=options.white)
+    return dataset.select(split=split, cameras=listed(options.cameras), isos=numbers, max_images=options.max_images)
 
 
 def calibration_patches(frames: Sequence[FramePair], seed: int) -> tuple[Tensor, Shot]:
@@ -115,7 +111,9 @@ def calibration_patches(frames: Sequence[FramePair], seed: int) -> tuple[Tensor,
             rng = np.random.default_rng([seed, i, *frame.name.encode()])
             for _ in range(max(share, 0)):
                 top, left = (int(rng.integers(0, size - side + 1)) for size in frame.size)
-                pairs.append(frame.read(top, left, side, side))
+                pair = frame.read(top, left, side, side)
+                if pair.is_finite:
+                    pairs.append(pair)
     return collate(pairs)
 
 
@@ -234,7 +232,7 @@ def _card(
     """What the model file says of its training. No time, path or host: equal models are equal bytes."""
     chosen = as_dict(options)
     protocol = {k: v for k, v in chosen.items() if k not in ("data", "out", "overwrite", "device", "workers")}
-    cameras = {}
+    cameras: dict[str, Any] = {}
     for frame in train:
         cameras.setdefault(
             frame.camera,

@@ -61,7 +61,7 @@ class NoiseModelTask(L.LightningModule):
         noisy, shot = batch
         self.log("val_mass", self.mass(noisy, shot, batch_idx, _VALIDATION), batch_size=len(shot))
 
-    def configure_optimizers(self) -> Any:  # noqa: ANN401 (Lightning's own union)
+    def configure_optimizers(self) -> Any:
         """Adam, one cycle: a tenth up, the rest down."""
         trained = [p for p in self.parameters() if p.requires_grad]
         optimizer = torch.optim.Adam(trained, lr=self.learning_rate)

@@ -39,7 +39,7 @@ class MetricsFile(L.Callback):
         self,
         trainer: L.Trainer,
         pl_module: L.LightningModule,
-        batch: Any,  # noqa: ANN401
+        batch: Any,
         batch_idx: int,
     ) -> None:
         """Write the step before, and note the learning rate of this one: the schedule moves before it has ended."""
@@ -50,8 +50,8 @@ class MetricsFile(L.Callback):
         self,
         trainer: L.Trainer,
         pl_module: L.LightningModule,
-        outputs: Any,  # noqa: ANN401
-        batch: Any,  # noqa: ANN401
+        outputs: Any,
+        batch: Any,
         batch_idx: int,
     ) -> None:
         """Note the step that has just been taken; validation may add to it."""
@@ -89,7 +89,12 @@ class Checkpoints(L.Callback):
         self.best: tuple[float, int, dict[str, torch.Tensor]] | None = None
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int  # noqa: ANN401
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """Save every so often."""
         if trainer.global_step % self.every == 0:
@@ -99,7 +104,7 @@ class Checkpoints(L.Callback):
         """Remember the best weights so far."""
         mass = float(trainer.callback_metrics.get("val_mass", torch.inf))
         if mass < (self.best[0] if self.best else torch.inf):
-            state = pl_module.model.state_dict()  # type: ignore[union-attr, operator]
+            state = pl_module.model.state_dict()  # type: ignore[union-attr]
             self.best = (mass, trainer.global_step, copy.deepcopy(state))
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -130,7 +135,12 @@ class ShowProgress(L.Callback):
         self.progress.start("training", self.steps)
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int  # noqa: ANN401
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """Show a running mean over about the last 50 steps."""
         mass = float(outputs["loss"])

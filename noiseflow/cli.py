@@ -1,0 +1,147 @@
+"""The command line: parses, calls, prints. Nothing heavy is imported before a command is known to run."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import shlex
+import sys
+import warnings
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from noiseflow import __version__
+from noiseflow.errors import UserError
+from noiseflow.options import EvaluateOptions, FitOptions, SampleOptions, SimulateOptions
+
+_DESCRIPTION = "Camera noise modelling: learn the noise of a camera, score it, make more of it."
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        arguments: the command line without the program's name; default that of the process.
+
+    Returns:
+        0 on success, 1 on bad input, 130 on Ctrl-C; bad usage exits with 2.
+    """
+    given = sys.argv[1:] if arguments is None else arguments
+    parser = _parser()
+    if not given:
+        parser.print_help()
+        return 0
+    parsed = parser.parse_args(given)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("noiseflow").setLevel(logging.INFO)
+    try:
+        with warnings.catch_warnings():
+            if not sys.warnoptions:
+                warnings.simplefilter("ignore")  # what matters to users is logged in plain words
+            return _dispatch(parsed, shlex.join(["noiseflow", *given]))
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if os.environ.get("NOISEFLOW_TRACEBACK"):
+            raise
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        return 1
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, (UserError, ValueError, FloatingPointError)):
+        return text
+    if isinstance(error, OSError):
+        return f"{error.filename or 'file'}: {error.strerror}" if error.strerror else text
+    return f"{type(error).__name__}: {text} (NOISEFLOW_TRACEBACK=1 shows where)"
+
+
+def _parser() -> Any:
+    import jsonargparse
+
+    parser = jsonargparse.ArgumentParser(prog="noiseflow", description=_DESCRIPTION)
+    parser.add_argument("--version", action="version", version=f"noiseflow {__version__}")
+    commands = parser.add_subcommands(dest="command", required=True)
+
+    def command(name: str, text: str, options: type | None = None, positional: dict[str, str] | None = None) -> Any:
+        sub = jsonargparse.ArgumentParser(description=text)
+        for argument, about in (positional or {}).items():
+            if argument.endswith("s"):
+                sub.add_argument(argument, nargs="+", type=str, metavar=argument[:-1].upper(), help=about)
+            else:
+                sub.add_argument(argument, type=str, metavar=argument.upper(), help=about)
+        if options is not None:
+            _add_options(sub, options)
+        commands.add_subcommand(name, sub, help=text)
+        return sub
+
+    demo = command("demo", "simulate, fit, evaluate and report, in a few minutes and without any data")
+    demo.add_argument("--out", type=str, default="noiseflow-demo", help="the folder to write")
+    demo.add_argument("--overwrite", action="store_true", help="replace a folder that is not empty")
+    command("simulate", "write a SIDD tree of virtual phones", SimulateOptions, {"out": "the folder to write"})
+    fit = command("fit", "fit a noise model to noisy and clean images", FitOptions)
+    fit.add_argument("--config", action="config", help="read options from a YAML file; a run folder's config.yaml fits")
+    models = "a .safetensors file, a run folder, or a baseline: gaussian, nlf"
+    command("evaluate", "score noise models and write a report", EvaluateOptions, {"models": models})
+    sample = {"model": "a .safetensors file or a run folder", "images": "clean images: MAT, NPY, PNG, TIFF, camera raw"}
+    command("sample", "add a model's noise to clean images", SampleOptions, sample)
+    command("info", "describe a model, a run, a data set or an image", None, {"target": "file or folder"})
+    return parser
+
+
+def _add_options(parser: Any, options: type) -> None:
+    """One `--option` per field of a dataclass, its help beside the field."""
+    types = get_type_hints(options)
+    for field in dataclasses.fields(options):
+        flag, text = "--" + field.name.replace("_", "-"), field.metadata["help"]
+        if types[field.name] is bool:
+            parser.add_argument(flag, action="store_true", help=text)
+        elif field.default is dataclasses.MISSING:
+            parser.add_argument(flag, type=types[field.name], required=True, metavar=field.name.upper(), help=text)
+        else:
+            kind = types[field.name]
+            parser.add_argument(flag, type=kind, default=field.default, metavar=_metavar(field.name, kind), help=text)
+
+
+def _metavar(name: str, kind: Any) -> str:
+    """What `--help` shows for a value: the choices where they are few, else the option's name."""
+    choices = [c for part in (kind, *get_args(kind)) if get_origin(part) is Literal for c in get_args(part)]
+    return "{" + ",".join(choices) + "}" if choices else name.upper()
+
+
+def _dispatch(parsed: Any, line: str) -> int:
+    name = parsed.command
+    given = parsed[name].as_dict()
+    if name == "demo":
+        from noiseflow.commands import demo
+
+        return demo.run(given["out"], overwrite=given["overwrite"])
+    if name == "simulate":
+        from noiseflow.commands import simulate
+
+        return simulate.run(given["out"], SimulateOptions(**_of(SimulateOptions, given)))
+    if name == "fit":
+        from noiseflow.commands import fit
+
+        return fit.run(FitOptions(**_of(FitOptions, given)))
+    if name == "evaluate":
+        from noiseflow.commands import evaluate
+
+        return evaluate.run(given["models"], EvaluateOptions(**_of(EvaluateOptions, given)), line)
+    if name == "sample":
+        from noiseflow.commands import sample
+
+        return sample.run(given["model"], given["images"], SampleOptions(**_of(SampleOptions, given)))
+    from noiseflow.commands import info
+
+    return info.run(given["target"])
+
+
+def _of(options: type, given: dict[str, Any]) -> dict[str, Any]:
+    """The part of the parsed arguments that belongs to a dataclass."""
+    return {field.name: given[field.name] for field in dataclasses.fields(options)}

@@ -1,0 +1,98 @@
+"""`noiseflow info`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from noiseflow.errors import UserError
+
+
+def run(target: str) -> int:
+    """Describe a model file, a run folder, a data set or an image."""
+    from rich.console import Console
+
+    path = Path(target)
+    if not path.exists():
+        raise UserError(f"{target}: no such file or folder")
+    if path.suffix == ".safetensors" or (path / "model.safetensors").is_file():
+        facts = _model(path)
+    elif path.is_dir():
+        facts = _dataset(path)
+    else:
+        facts = _image(path)
+    console = Console()
+    for name, value in facts.items():
+        console.print(f"{name}: {value}", soft_wrap=True, highlight=False, markup=False)
+    return 0
+
+
+def _model(path: Path) -> dict[str, Any]:
+    from noiseflow.files import file_hash, load, model_path, read_header
+    from noiseflow.models import Flow
+
+    file = model_path(path)
+    header, model = read_header(file), load(file)
+    known: dict[str, list[str]] = {}
+    for camera, iso in model.conditions.pairs:
+        known.setdefault(camera, []).append(f"{iso:g}")
+    card = header["card"]
+    facts = {
+        "model": header["architecture"],
+        "file": file,
+        "sha256": file_hash(file),
+        "format": header["format"],
+        "parameters": model.parameter_count(),
+        "packing": header["packing"],
+        "noise domain": header["noise_domain"],
+        "knows": "; ".join(f"{camera} at ISO {', '.join(isos)}" for camera, isos in known.items()),
+    }
+    facts |= {
+        f"training {key}": json.dumps(card[key], sort_keys=True)
+        for key in ("data", "protocol", "scores")
+        if key in card
+    }
+    if isinstance(model, Flow):
+        facts["layers"] = f"{model.transform!r}"
+    return facts
+
+
+def _dataset(path: Path) -> dict[str, Any]:
+    from noiseflow.datasets import open_dataset
+
+    dataset = open_dataset(path)
+    splits = list(dataset.split_of.values())
+    return {
+        "data set": path,
+        "domain": dataset.domain,
+        "ground truth": dataset.truth,
+        "images": len(dataset.frames),
+        "scenes": len({frame.scene for frame in dataset.frames}),
+        "cameras and ISOs": "; ".join(f"{camera} ISO {iso:g}" for camera, iso in dataset.conditions),
+        "frame sizes": ", ".join(sorted({f"{h}×{w}" for h, w in (frame.size for frame in dataset.frames)})),
+        "split": f"{splits.count('train')} train, {splits.count('test')} test; {dataset.split_protocol}",
+    }
+
+
+def _image(path: Path) -> dict[str, Any]:
+    from noiseflow.raw.decode import IMAGE_SUFFIXES, read_image, read_raw
+
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        image = read_image(path)
+        return {
+            "image": path,
+            "shape": "×".join(map(str, image.shape)),
+            "type": image.dtype,
+            "range": f"{image.min()} to {image.max()}",
+        }
+    raw = read_raw(path)
+    return {
+        "raw file": path,
+        "camera": raw.camera or "not said",
+        "ISO": raw.iso or "not said",
+        "pattern": raw.cfa,
+        "black": raw.black,
+        "white": raw.white,
+        "shape": "×".join(map(str, raw.mosaic.shape)),
+    }

@@ -1,0 +1,273 @@
+"""`noiseflow sample`."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from noiseflow.conditions import UnknownConditionError
+from noiseflow.errors import UserError
+from noiseflow.files import file_hash, load, model_path, write_atomically
+from noiseflow.folders import claim
+from noiseflow.models import FittedModel, synthesize
+from noiseflow.options import SampleOptions
+from noiseflow.progress import open_progress
+from noiseflow.randomness import combine
+from noiseflow.raw.cfa import pack, unpack
+from noiseflow.raw.decode import IMAGE_SUFFIXES, read_image, read_raw
+from noiseflow.shot import CFA_PATTERNS, Shot
+from noiseflow.training.fit import accelerator
+
+
+@dataclass(frozen=True)
+class _Clean:
+    """One clean image as it came: its pixels in linear units, and how it was stored.
+
+    Attributes:
+        image: `(C, H, W)` float32, linear units, packed where it was a mosaic.
+        cfa: pattern of the mosaic, or None.
+        dtype: how the values were stored.
+        black: black level in codes.
+        codes: white − black in codes; None where values came in linear units.
+        lsb, low, high: code grid, linear units; None where the file does not say.
+        format: the format that keeps its layout.
+    """
+
+    image: Tensor
+    cfa: str | None
+    dtype: np.dtype[Any]
+    black: float
+    codes: float | None
+    lsb: float | None
+    low: float | None
+    high: float | None
+    format: str
+
+
+def run(model_name: str, images: list[str], options: SampleOptions) -> int:
+    """Write `<stem>_noisy_<k>` for every clean image, and `<stem>_noisy.json` with what it was made with."""
+    file = model_path(model_name)
+    model = load(file)
+    model.conditions.allow_unseen = options.allow_unseen
+    if options.count < 1:
+        raise UserError(f"--count: expected at least 1, got {options.count}")
+    if options.cfa is not None and options.cfa not in CFA_PATTERNS:
+        raise UserError(f"--cfa: expected one of {', '.join(CFA_PATTERNS)}, got {options.cfa!r}")
+    if not options.iso > 0:
+        raise UserError(f"--iso: expected a positive number, got {options.iso:g}")
+    try:
+        model.conditions.locate(Shot.of(torch.zeros(1, 1, 1, 1), camera=options.camera, iso=options.iso))
+    except UnknownConditionError as error:
+        raise UserError(str(error)) from error
+    stems = [Path(image).stem for image in images]
+    twice = {stem for stem in stems if stems.count(stem) > 1}
+    if twice:
+        raise UserError(f"two clean images are called {sorted(twice)[0]!r}; their results would have one name")
+    cleans = [_read(Path(image), model, options) for image in images[:1]]  # bad input is said before anything is made
+    device = "cuda" if accelerator(options.device) != "cpu" and torch.cuda.is_available() else "cpu"
+    model.to(device)
+    out = claim(options.out, overwrite=options.overwrite)
+    with open_progress() as progress:
+        progress.start("sampling", len(images) * options.count)
+        for number, (image, stem) in enumerate(zip(images, stems, strict=True)):
+            clean = cleans[0] if number == 0 else _read(Path(image), model, options)
+            shot = _shot(clean, model, options)
+            kind = options.format or clean.format
+            seeds, names = [], []
+            for k in range(options.count):
+                # The seed of an image depends on its content, not on the other images of the command.
+                seeds.append(int(combine(options.seed, _content(clean.image), k)))
+                noisy = synthesize(model, shot.to(device), seed=seeds[-1])[0].cpu()
+                names.append(f"{stem}_noisy_{k}.{kind}")
+                _WRITERS[kind](out / names[-1], noisy, clean, shot, options)
+                progress.update(1)
+            record = {
+                "clean": Path(image).name,
+                "files": names,
+                "seed": options.seed,
+                "noise_seeds": seeds,
+                "model": model.architecture[0],
+                "model_hash": file_hash(file),
+                "camera": options.camera,
+                "iso": options.iso,
+                "cfa": clean.cfa,
+                "lsb": shot.lsb[0].tolist(),
+                "low": shot.low[0].tolist(),
+                "high": shot.high[0].tolist(),
+            }
+            write_atomically(out / f"{stem}_noisy.json", json.dumps(record, indent=2, sort_keys=True).encode())
+    print(out)
+    return 0
+
+
+def _read(path: Path, model: FittedModel, options: SampleOptions) -> _Clean:
+    """Read one clean image and bring it to linear units and the model's channels."""
+    card = model.card.get("cameras", {}).get(options.camera, {})
+    if path.suffix.lower() not in IMAGE_SUFFIXES:
+        if not path.is_file():
+            raise UserError(f"{path}: no such file")
+        raw = read_raw(path, options.black, options.white, options.cfa)
+        black, white = float(raw.black.mean()), raw.white
+        width = float(raw.lsb.mean())
+        return _Clean(
+            _packed(path, raw.mosaic, raw.cfa, model), raw.cfa, np.dtype(np.uint16), black, white - black,
+            width, -black * width, 1.0, "dng",
+        )  # fmt: skip
+    stored = read_image(path)
+    integers = stored.dtype.kind in "ui"
+    lsb: float | None = None
+    low: float | None = None
+    high: float | None = None
+    codes: float | None = None
+    black = options.black or 0.0
+    values = torch.from_numpy(stored.astype(np.float64))
+    if integers or options.white is not None:
+        white = options.white if options.white is not None else 255.0 if stored.dtype == np.uint8 else None
+        if white is None:
+            raise UserError(f"{path}: {stored.dtype} values need their levels; pass --white (and --black)")
+        if not white > black:
+            raise UserError(f"--white: expected more than the black level {black:g}, got {white:g}")
+        codes = white - black
+        values = (values - black) / codes
+        lsb, low, high = 1 / codes, -black / codes, 1.0
+    if not bool(torch.isfinite(values).all()):
+        raise UserError(f"{path}: the image holds NaN or infinite values")
+    image, cfa = values.float(), None
+    if image.ndim == 2 and model.channels == 4:
+        cfa = options.cfa or card.get("cfa")
+        if cfa is None:
+            raise UserError(f"{path}: the file does not say the mosaic's colour filter pattern; pass --cfa")
+        image = _packed(path, image, cfa, model)
+    elif image.ndim == 3 and model.channels == 3:
+        image = image.permute(2, 0, 1)
+    elif image.ndim == 2 and model.channels == 1:
+        image = image[None]
+    else:
+        wanted = {3: "an (H, W, 3) picture", 1: "an (H, W) image"}.get(model.channels, "an (H, W) mosaic")
+        raise UserError(f"{path}: expected {wanted} for a {model.packing} model, got shape {tuple(image.shape)}")
+    kind = {".tif": "png", ".tiff": "png"}.get(path.suffix.lower(), path.suffix.lower()[1:])
+    return _Clean(image, cfa, stored.dtype, black, codes, lsb, low, high, kind)
+
+
+def _packed(path: Path, mosaic: Tensor, cfa: str, model: FittedModel) -> Tensor:
+    if model.channels != 4:
+        raise UserError(f"{path}: expected a picture for a {model.packing} model, got a mosaic")
+    if mosaic.shape[0] % 2 or mosaic.shape[1] % 2:
+        raise UserError(f"{path}: expected a mosaic with even sides, got {mosaic.shape[0]}×{mosaic.shape[1]}")
+    return pack(mosaic, cfa)
+
+
+def _shot(clean: _Clean, model: FittedModel, options: SampleOptions) -> Shot:
+    """The shot, its code grid from the command line, else the file, else the model's card."""
+    card = model.card.get("cameras", {}).get(options.camera, {})
+    grid = {}
+    for name, fallback in (("lsb", 0.0), ("low", 0.0), ("high", 1.0)):
+        given, stored = getattr(options, name), getattr(clean, name)
+        value = given if given is not None else stored if stored is not None else card.get(name, fallback)
+        grid[name] = torch.as_tensor(value, dtype=torch.float32).expand(clean.image.shape[0])[None]
+    try:
+        return Shot.of(clean.image[None], camera=options.camera, iso=options.iso, cfa=clean.cfa, **grid)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _content(image: Tensor) -> int:
+    return int.from_bytes(hashlib.sha256(image.numpy().tobytes()).digest()[:7], "big")
+
+
+def _layout(noisy: Tensor, clean: _Clean) -> np.ndarray:
+    """`(C, H, W)` back to the layout of the file: mosaic, picture or plane."""
+    if clean.cfa is not None:
+        return unpack(noisy, clean.cfa).numpy()
+    return noisy.permute(1, 2, 0).numpy() if noisy.shape[0] == 3 else noisy[0].numpy()
+
+
+def _codes(noisy: Tensor, clean: _Clean, shot: Shot) -> tuple[np.ndarray, int]:
+    """Stored codes, and the code of 1.0: the file's own grid, else that of lsb, else 16 bits."""
+    lsb = float(shot.lsb.max())
+    span = clean.codes if clean.codes is not None else 1 / lsb if lsb > 0 else 65535.0
+    values = np.rint(_layout(noisy, clean).astype(np.float64) * span + clean.black)
+    return np.clip(values, 0, 65535), round(span + clean.black)
+
+
+def _write_npy(path: Path, noisy: Tensor, clean: _Clean, shot: Shot, options: SampleOptions) -> None:
+    if clean.codes is None:
+        values = _layout(noisy, clean).astype(clean.dtype if clean.dtype.kind == "f" else np.float32)
+    else:
+        values = _layout(noisy, clean).astype(np.float64) * clean.codes + clean.black
+        values = (np.rint(values) if clean.dtype.kind in "ui" else values).astype(clean.dtype)
+    buffer = io.BytesIO()
+    np.save(buffer, values)
+    write_atomically(path, buffer.getvalue())
+
+
+def _write_mat(path: Path, noisy: Tensor, clean: _Clean, shot: Shot, options: SampleOptions) -> None:
+    from noiseflow.raw.matfile import write_frame
+
+    values = _layout(noisy, clean)
+    if values.ndim != 2:
+        raise UserError("--format mat: expected a mosaic, got a picture; use npy or png")
+    _through(path, lambda temporary: write_frame(temporary, values))
+
+
+def _write_png(path: Path, noisy: Tensor, clean: _Clean, shot: Shot, options: SampleOptions) -> None:
+    import cv2
+
+    values, white = _codes(noisy, clean, shot)
+    pixels = values.astype(np.uint8 if white <= 255 else np.uint16)
+    if pixels.ndim == 3:
+        pixels = pixels[..., ::-1]  # OpenCV writes B G R
+    done, encoded = cv2.imencode(".png", np.ascontiguousarray(pixels))
+    if not done:
+        raise UserError(f"{path}: could not encode the picture as PNG")
+    write_atomically(path, encoded.tobytes())
+
+
+def _write_dng(path: Path, noisy: Tensor, clean: _Clean, shot: Shot, options: SampleOptions) -> None:
+    from noiseflow.raw.dng import write_dng
+
+    if clean.cfa is None:
+        raise UserError("--format dng: expected a mosaic, got a picture; use npy or png")
+    cfa, (values, white) = clean.cfa, _codes(noisy, clean, shot)
+    if not math.isclose(white, values.max(), abs_tol=65535):
+        raise UserError("--format dng: the codes do not fit into 16 bits")
+    _through(
+        path,
+        lambda temporary: write_dng(
+            temporary,
+            values.astype(np.uint16),
+            cfa=cfa,
+            black=clean.black,
+            white=white,
+            iso=options.iso,
+            camera=options.camera,
+        ),
+    )
+
+
+def _through(path: Path, write: Callable[[Path], None]) -> None:
+    """Write under another name first, so that no half file stays under the right one."""
+    temporary = path.with_name(f".part-{path.name}")
+    try:
+        write(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+_WRITERS: dict[str, Callable[[Path, Tensor, _Clean, Shot, SampleOptions], None]] = {
+    "npy": _write_npy,
+    "mat": _write_mat,
+    "png": _write_png,
+    "dng": _write_dng,
+}
