@@ -32,8 +32,8 @@ log = logging.getLogger(__name__)
 DEFAULT_STEPS = {"noise_flow": 1200, "glow": 1500}
 """Training steps where none are asked for."""
 
-_VALUES_PER_PAIR = 50_000
-_CALIBRATION_PATCH = 32
+_VALUES_PER_PAIR = 100_000
+_CALIBRATION_PATCH = 16  # many small ones: neighbouring values tell less than distant ones
 
 
 def fit(options: FitOptions, progress: Progress = SILENT) -> bool:
@@ -90,7 +90,7 @@ def open_split(options: DataOptions, split: str, *, domain: str | None = None) -
 
 
 def calibration_patches(frames: Sequence[FramePair], seed: int) -> tuple[Tensor, Shot]:
-    """About 50,000 values of every (camera, ISO) pair in small patches, spread evenly over its frames.
+    """About 100,000 values of every (camera, ISO) pair in small patches, spread evenly over its frames.
 
     Args:
         frames: the frames to read.

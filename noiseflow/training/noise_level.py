@@ -49,13 +49,15 @@ def fit_noise_level(
     level = NoiseLevel(conditions, channels if channels == 3 else 1, slope=slope)
     _start_from_moments(level, noisy, shot)
     level = level.double()
-    level.offset.requires_grad_(channels == 3)
+    # The offset is sought in units of the noise, so that all unknowns have curvatures of order one.
+    unit = (0.5 * level.log_b.detach()).exp().amax(dim=0)
+    offset = torch.zeros_like(level.offset, requires_grad=channels == 3)
     wide, cell = shot.to(dtype=torch.float64), cells(noisy, shot)
     place = conditions.locate(wide)
     # Every pair counts alike, however many patches it has, so that one optimiser serves them all.
     share = 1.0 / torch.bincount(place.lower, minlength=len(conditions))[place.lower] / noisy[0].numel()
     optimizer = torch.optim.LBFGS(
-        [p for p in level.parameters() if p.requires_grad],
+        [p for p in (level.log_a, level.log_b, offset) if p.requires_grad],
         max_iter=iterations,
         history_size=20,
         tolerance_grad=1e-6,
@@ -65,12 +67,14 @@ def fit_noise_level(
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        mass = log_normal_mass(cell, level.mean(wide), level.variance(wide).sqrt())
+        mass = log_normal_mass(cell, (unit * offset)[place.camera][..., None, None], level.variance(wide).sqrt())
         value = -(mass.sum(dim=(1, 2, 3)) * share).sum()
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
     optimizer.step(loss)  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        level.offset.copy_(unit * offset)
     if not all(bool(torch.isfinite(p).all()) for p in (level.log_b, level.offset)):
         raise ValueError("the noise level function did not converge: are noisy and clean images of one scene?")
     return level.float()
