@@ -25,6 +25,7 @@ from torch import Tensor
 
 from noiseflow import randomness
 from noiseflow.errors import UserError
+from noiseflow.models.base import NoDensityError
 from noiseflow.shot import CFA_PATTERNS, Shot
 
 STANDARD_ISOS = (100, 400, 800, 1600, 3200)
@@ -40,10 +41,6 @@ _ELECTRONS, _READ_NOISE = 101, 102  # streams of random numbers
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
-
-
-class NoDensityError(NotImplementedError):
-    """The model gives probabilities to codes and has no density over continuous noise."""
 
 
 @dataclass(frozen=True)

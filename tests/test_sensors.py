@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from scipy import special, stats
 
 from noiseflow.errors import UserError
-from noiseflow.sensors import PHONES, NoDensityError, SensorTruth, VirtualSensor, _poisson_quantile
+from noiseflow.models.base import NoDensityError
+from noiseflow.sensors import PHONES, SensorTruth, VirtualSensor, _poisson_quantile
 from noiseflow.shot import Shot
 
 CONDITIONS = [(sensor, iso) for sensor in PHONES.values() for iso in sensor.isos]
