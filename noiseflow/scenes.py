@@ -143,7 +143,8 @@ def _colour(rng: np.random.Generator, low: float, high: float) -> Array:
     """A surface colour, `(3,)`: albedo log-uniform between low and high, saturation mostly small."""
     level = np.exp(rng.uniform(np.log(low), np.log(high)))
     hue = np.cos(2 * np.pi * (rng.random() + np.arange(3) / 3))
-    return np.clip(level * (1 + rng.beta(1.2, 2.0) * 0.9 * hue), 0.01, 0.95)
+    colour: Array = np.clip(level * (1 + rng.beta(1.2, 2.0) * 0.9 * hue), 0.01, 0.95)
+    return colour
 
 
 def _blend(image: Array, cover: Array, paint: Array) -> None:

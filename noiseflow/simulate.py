@@ -1,17 +1,25 @@
-"""Write a SIDD tree with virtual phones: procedural scenes, exact ground truth, noise of a known density."""
+"""Trees in SIDD's layout, photographed by virtual sensors from procedural scenes.
+
+Each scene is taken by every camera at every ISO. A `sensor.json` beside `Data` describes the sensors, so that
+whoever reads the tree can rebuild them and knows the true probability of every code; it is written last, and a
+tree without it is not complete.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 import shutil
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
+import numpy.typing as npt
 
+from noiseflow.datasets.dataset import SENSOR_FILE
 from noiseflow.errors import UserError
 from noiseflow.files import write_atomically
 from noiseflow.folders import claim
@@ -21,13 +29,35 @@ from noiseflow.raw.render import render
 from noiseflow.scenes import RAW_BALANCE, mosaic, scene
 from noiseflow.sensors import PHONES, VirtualSensor
 
-log = logging.getLogger(__name__)
+TRUTH_FRAMES = 150
+"""Frames that a ground truth of kind "mean" averages, as many as SIDD's."""
 
-MEAN_FRAMES = 150
-"""Recorded frames whose mean is the ground truth of kind "mean", as SIDD's is."""
+FIRST_FRAME = 10
+"""Number of the first frame of an instance, as in SIDD."""
 
-_FIRST_FRAME = 10
-_SENSOR_FILE = "sensor.json"
+SMALLEST_SIDE = 16
+"""Mosaic pixels; a scene needs some room."""
+
+Image = npt.NDArray[np.float32]
+
+_NOISY, _TRUTH = 0, 1  # what frames are drawn for
+_PARTIAL = ".partial"
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Instance:
+    """One scene, taken by one camera at one ISO."""
+
+    number: int
+    scene: int
+    sensor: VirtualSensor
+    iso: int
+
+    @property
+    def folder(self) -> str:
+        """SIDD's name; shutter speed, colour temperature and brightness are those of its first instance."""
+        return f"{self.number:04d}_{self.scene:03d}_{self.sensor.name}_{self.iso:05d}_00060_3200_L"
 
 
 def simulate(
@@ -39,139 +69,184 @@ def simulate(
     size: tuple[int, int] = (512, 512),
     frames: int = 1,
     srgb: bool = False,
-    truth: str = "exact",
+    truth: Literal["exact", "mean"] = "exact",
     seed: int = 0,
     overwrite: bool = False,
     progress: Progress = SILENT,
-) -> None:
-    """Photograph every scene with every camera at every ISO, and write `Data/` and `sensor.json`.
+) -> int:
+    """Write a simulated tree; equal arguments give equal bytes.
 
-    The noise is drawn from exactly the float32 ground truth that is written. Equal arguments give equal bytes.
-    `sensor.json` is written last: a tree without it is not complete.
+    Every file of an instance depends on the seed, the scene, the camera and the ISO only (its number apart), so
+    a camera's frames do not change when other cameras are added.
 
     Args:
-        out: the folder of the tree.
+        out: the folder to write.
         cameras: names of virtual phones; default all.
-        isos: ISO speeds; default all of each phone's. A phone whose table does not reach one is left out there.
+        isos: ISO speeds; default all the standard ones that a phone's table has. A camera that does not reach a
+            given ISO goes without it, with a warning.
         scenes: number of scenes.
-        size: height and width of the frames, mosaic pixels, both even.
-        frames: noisy frames per instance, numbered from 010, each with its ground truth.
-        srgb: write rendered 8-bit PNG twins beside the raw frames.
-        truth: "exact", or "mean" of 150 recorded frames.
-        seed: seed of scenes and noise.
-        overwrite: replace a tree that was simulated into this folder before.
-        progress: shows how far it has come.
+        size: H, W of the frames in mosaic pixels, both even.
+        frames: independent noisy frames per instance, numbered from 010; each has its ground truth and its
+            metadata beside it.
+        srgb: also render every frame as an 8-bit PNG.
+        truth: "exact": the ground truth is the very signal that the noise is drawn for; "mean": the mean of
+            `TRUTH_FRAMES` further recorded frames.
+        seed: a non-negative integer.
+        overwrite: replace a simulated tree that is there already; anything else in the folder stays.
+        progress: shows the instances done.
+
+    Returns:
+        The number of instances.
 
     Raises:
-        UserError: an argument is out of range, a camera is unknown, or the folder is not empty.
+        UserError: a value is out of range, no camera reaches any of the ISOs, or the folder is not free.
     """
-    sensors = _sensors(cameras)
-    height, width = size
-    if height < 2 or width < 2 or height % 2 or width % 2:
-        raise UserError(f"--size: expected two even numbers of at least 2, got {height}x{width}")
-    if scenes < 1 or frames < 1:
-        raise UserError(f"--scenes, --frames: expected at least 1, got {scenes} and {frames}")
-    if truth not in ("exact", "mean"):
-        raise UserError(f"--truth: expected exact or mean, got {truth!r}")
-    shots = _shots(sensors, isos)
+    _check(scenes, size, frames, truth, seed)
+    instances = list(_plan(_sensors(cameras), isos, scenes))
     root = claim(out, overwrite=overwrite)
-    (root / _SENSOR_FILE).unlink(missing_ok=True)
-    if (root / "Data").is_dir():
-        shutil.rmtree(root / "Data")
-    progress.start("simulating", scenes * len(shots))
-    instance = 0
-    for number in range(1, scenes + 1):
-        rgb = scene(int(np.random.SeedSequence([seed, number]).generate_state(1)[0]), height, width)
-        for sensor, iso in shots:
-            instance += 1
-            rng = np.random.default_rng([seed, number, iso, *sensor.name.encode()])
-            name = f"{instance:04d}_{number:03d}_{sensor.name}_{iso:05d}_{_shutter(iso):05d}_5500_N"
-            folder = root / "Data" / name
-            folder.mkdir(parents=True)
-            _write_instance(folder, f"{instance:04d}", mosaic(rgb, sensor.cfa), sensor, iso, frames, srgb, truth, rng)
-            progress.update(1)
-    description: dict[str, Any] = {
-        "format": 1,
-        "truth": truth,
-        "seed": seed,
-        "scenes": scenes,
-        "size": [height, width],
-        "frames": frames,
-        "sensors": {sensor.name: sensor.to_dict() for sensor in sensors},
-    }
-    if truth == "mean":
-        description["mean_frames"] = MEAN_FRAMES
-    write_atomically(root / _SENSOR_FILE, json.dumps(description, indent=2, sort_keys=True).encode() + b"\n")
+    _check_replaceable(root)
+    partial = root / _PARTIAL
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        progress.start("simulating", total=len(instances))
+        picture, taken = np.empty(0, np.float32), 0
+        for instance in instances:
+            if instance.scene != taken:
+                picture, taken = scene(_scene_seed(seed, instance.scene), *size), instance.scene
+            clean = mosaic(picture, instance.sensor.cfa)
+            _write_instance(partial, instance, clean, frames=frames, srgb=srgb, truth=truth, seed=seed)
+            progress.update()
+        (root / SENSOR_FILE).unlink(missing_ok=True)
+        shutil.rmtree(root / "Data", ignore_errors=True)
+        partial.rename(root / "Data")
+        sensors = {instance.sensor.name: instance.sensor.to_dict() for instance in instances}
+        description = {
+            "format": 1,
+            "truth": truth,
+            "seed": seed,
+            "scenes": scenes,
+            "size": list(size),
+            "frames": frames,
+            "sensors": sensors,
+        }
+        write_atomically(root / SENSOR_FILE, json.dumps(description, indent=2, sort_keys=True).encode() + b"\n")
+    except OSError as error:
+        raise UserError(f"{root}: cannot write the tree ({error.strerror or error})") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return len(instances)
 
 
-def _sensors(names: Sequence[str] | None) -> list[VirtualSensor]:
-    chosen = list(PHONES) if names is None else list(dict.fromkeys(names))
-    unknown = [name for name in chosen if name not in PHONES]
-    if unknown or not chosen:
-        raise UserError(f"--cameras: expected some of {', '.join(PHONES)}, got {', '.join(unknown) or 'none'}")
-    return [PHONES[name] for name in chosen]
+def _check(scenes: int, size: tuple[int, int], frames: int, truth: str, seed: int) -> None:
+    height, width = size
+    if height % 2 or width % 2 or min(size) < SMALLEST_SIDE:
+        raise UserError(f"size: expected even sides of at least {SMALLEST_SIDE} pixels, got {height}x{width}")
+    for name, value in (("scenes", scenes), ("frames", frames)):
+        if not 1 <= value <= 990:
+            raise UserError(f"{name}: expected a number from 1 to 990, got {value}")
+    if truth not in ("exact", "mean"):
+        raise UserError(f"truth: expected exact or mean, got {truth!r}")
+    if seed < 0:
+        raise UserError(f"seed: expected an integer >= 0, got {seed}")
 
 
-def _shots(sensors: Sequence[VirtualSensor], isos: Sequence[int] | None) -> list[tuple[VirtualSensor, int]]:
-    """Every camera at every ISO that its table reaches."""
-    shots = []
+def _sensors(cameras: Sequence[str] | None) -> list[VirtualSensor]:
+    names = list(PHONES) if cameras is None else list(dict.fromkeys(cameras))
+    unknown = [name for name in names if name not in PHONES]
+    if unknown or not names:
+        raise UserError(f"cameras: expected some of {', '.join(PHONES)}, got {', '.join(unknown) or 'none'}")
+    return [PHONES[name] for name in names]
+
+
+def _plan(sensors: list[VirtualSensor], isos: Sequence[int] | None, scenes: int) -> Iterator[_Instance]:
+    """Every scene by every camera at every ISO that it has, numbered from 1."""
+    speeds: list[tuple[VirtualSensor, int]] = []
     for sensor in sensors:
-        for iso in sensor.isos if isos is None else sorted(set(isos)):
-            if iso > 0 and sensor.supports(iso):
-                shots.append((sensor, iso))
+        for iso in sensor.isos if isos is None else dict.fromkeys(isos):
+            if sensor.supports(iso):
+                speeds.append((sensor, iso))
             else:
-                log.warning("%s has no ISO %s in its table; left out", sensor.name, iso)
-    if not shots:
-        raise UserError("--isos: no camera reaches any of them; " + "; ".join(f"{s.name}: {s.isos}" for s in sensors))
-    return shots
+                low, high = sensor.slopes[0][0], sensor.slopes[-1][0]
+                _log.warning("camera %s goes without ISO %d: it has %g to %g", sensor.name, iso, low, high)
+    if not speeds:
+        known = "; ".join(f"{s.name}: {s.slopes[0][0]:g} to {s.slopes[-1][0]:g}" for s in sensors)
+        raise UserError(f"isos: expected some that a camera reaches ({known}), got {', '.join(map(str, isos or ()))}")
+    number = 0
+    for number_of_scene in range(1, scenes + 1):
+        for sensor, iso in speeds:
+            number += 1
+            yield _Instance(number, number_of_scene, sensor, iso)
 
 
-def _shutter(iso: int) -> int:
-    """Reciprocal exposure time of an exposure that keeps ISO · time."""
-    return max(1, round(60 * iso / 100))
+def _check_replaceable(root: Path) -> None:
+    """Refuse to replace frames that no simulation wrote."""
+    if (root / "Data").exists() and not (root / SENSOR_FILE).is_file():
+        raise UserError(f"{root}: Data there is not a simulated tree (no {SENSOR_FILE}); choose another folder")
+
+
+def _scene_seed(seed: int, number: int) -> int:
+    return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0])
 
 
 def _write_instance(
-    folder: Path,
-    number: str,
-    clean: NDArray[np.float32],
-    sensor: VirtualSensor,
-    iso: int,
+    partial: Path,
+    instance: _Instance,
+    clean: Image,
+    *,
     frames: int,
     srgb: bool,
     truth: str,
-    rng: np.random.Generator,
+    seed: int,
 ) -> None:
-    """The noisy frames of one instance with their ground truth and metadata."""
-    given = clean
+    sensor, iso = instance.sensor, instance.iso
+    folder = partial / instance.folder
+    folder.mkdir(parents=True)
+
+    def path(kind: str, frame: int, suffix: str = "MAT") -> Path:
+        half = "SRGB" if suffix == "PNG" else "RAW"
+        return folder / f"{instance.number:04d}_{kind}_{half}_{FIRST_FRAME + frame:03d}.{suffix}"
+
+    def record(purpose: int, frame: int) -> npt.NDArray[np.int64]:
+        key = [seed, instance.scene, zlib.crc32(sensor.name.encode()), iso, purpose, frame]
+        return sensor.sample_codes(clean, iso, np.random.default_rng(key))
+
+    ground = clean
     if truth == "mean":
-        total = np.zeros(clean.shape)
-        for _ in range(MEAN_FRAMES):
-            total += sensor.sample_codes(clean, iso, rng)
-        given = (total * (sensor.lsb / MEAN_FRAMES)).astype(np.float32)
-    for i in range(_FIRST_FRAME, _FIRST_FRAME + frames):
-        noisy = (sensor.sample_codes(clean, iso, rng) * sensor.lsb).astype(np.float32)
-        write_frame(folder / f"{number}_NOISY_RAW_{i:03d}.MAT", noisy)
-        write_frame(folder / f"{number}_GT_RAW_{i:03d}.MAT", given)
-        write_metadata(
-            folder / f"{number}_METADATA_RAW_{i:03d}.MAT",
-            camera=sensor.name,
-            make="noiseflow",
-            model=f"virtual {sensor.name}",
-            cfa=sensor.cfa,
-            black=sensor.black_dn,
-            white=sensor.white_dn,
-            iso=iso,
-            noise_profile=sensor.noise_level(iso),
-        )
+        total = np.zeros(clean.shape, np.int64)
+        for frame in range(TRUTH_FRAMES):
+            total += record(_TRUTH, frame)
+        ground = (total / (TRUTH_FRAMES * sensor.max_code)).astype(np.float32)
+    for frame in range(frames):
+        noisy = (record(_NOISY, frame) / sensor.max_code).astype(np.float32)
+        write_frame(path("NOISY", frame), noisy)
         if srgb:
-            _write_png(folder / f"{number}_NOISY_SRGB_{i:03d}.PNG", render(noisy, sensor.cfa, RAW_BALANCE))
-            _write_png(folder / f"{number}_GT_SRGB_{i:03d}.PNG", render(given, sensor.cfa, RAW_BALANCE))
+            _write_picture(path("NOISY", frame, "PNG"), noisy, sensor.cfa)
+    write_frame(path("GT", 0), ground)
+    write_metadata(
+        path("METADATA", 0),
+        camera=sensor.name,
+        make="noiseflow",
+        model=f"virtual {sensor.name}",
+        cfa=sensor.cfa,
+        black=sensor.black_dn,
+        white=sensor.white_dn,
+        iso=iso,
+        noise_profile=sensor.noise_level(iso),
+    )
+    if srgb:
+        _write_picture(path("GT", 0, "PNG"), ground, sensor.cfa)
+    for frame in range(1, frames):
+        shutil.copyfile(path("GT", 0), path("GT", frame))
+        shutil.copyfile(path("METADATA", 0), path("METADATA", frame))
+        if srgb:
+            shutil.copyfile(path("GT", 0, "PNG"), path("GT", frame, "PNG"))
 
 
-def _write_png(path: Path, picture: NDArray[np.uint8]) -> None:
+def _write_picture(path: Path, frame: Image, cfa: str) -> None:
+    """Render a frame, neutral grey as grey, and write it as PNG."""
     import cv2
 
+    picture = render(frame, cfa, RAW_BALANCE)
     done, encoded = cv2.imencode(".png", np.ascontiguousarray(picture[..., ::-1]))  # OpenCV writes B G R
     if not done:
         raise UserError(f"{path}: could not encode the picture as PNG")

@@ -27,4 +27,5 @@ def render(mosaic: NDArray[np.floating], cfa: str, balance: tuple[float, float, 
     linear = cv2.cvtColor(codes, conversion).astype(np.float64) / 65535
     linear = np.clip(linear / np.asarray(balance), 0.0, 1.0)
     curved = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-    return np.rint(255 * curved).astype(np.uint8)
+    picture: NDArray[np.uint8] = np.rint(255 * curved).astype(np.uint8)
+    return picture
