@@ -102,32 +102,33 @@ def render_table(results: dict[str, Any]) -> Table:
     Args:
         results: in the schema of results.json.
     """
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
     data = results.get("data", {})
     counts = ", ".join(f"{display(data[k])} {k}" for k in ("images", "scenes") if data.get(k) is not None)
-    caption = Text(f"{data.get('split', 'unknown')} split, {counts}; lower is better; 95 % over scenes")
-    table = Table(title="Models by mass", caption=caption)
+    caption = (
+        f"{data.get('split', 'unknown')} split, {counts}; lower is better; 95 % over scenes\n"
+        "mass, regret, looseness: nats/value; nll: nats/dim"
+    )
+    table = Table(title="Models by mass", caption=Text(caption), box=box.SIMPLE_HEAD, padding=(0, 1))
     table.add_column("model", overflow="fold")
-    for heading in ("mass\nnats/value", "95 %\ninterval", "mass\nbits/value", "looseness\nnats/value"):
-        table.add_column(heading, justify="right")
-    for heading in ("nll\nnats/dim", "regret\nnats/value", "parameters"):
-        table.add_column(heading, justify="right")
+    for heading in ("mass", "interval", "regret", "nll", "looseness"):  # 80 columns hold no more
+        table.add_column(heading, justify="right", no_wrap=True)
     for position, model in enumerate(ranked(results)):
         shown = {p: display(figure(model, p)) for p in ("mass.value", "mass.low", "mass.high", "regret.se")}
         best = position == 0 and figure(model, "mass.value") is not None
         low = figure(model, "mass.low")
-        interval = display(None) if low is None else f"[{shown['mass.low']}, {shown['mass.high']}]"
+        interval = display(None) if low is None else f"{shown['mass.low']} to {shown['mass.high']}"
         regret = display(figure(model, "regret.value"))
         regret += "" if figure(model, "regret.se") is None else f" ± {shown['regret.se']}"
         table.add_row(
             Text(str(model["name"])),
             Text(shown["mass.value"], style="bold" if best else ""),
             Text(interval),
-            *(display(figure(model, path)) for path in ("mass.bits", "mass.looseness", "nll.value")),
             regret,
-            display(model.get("parameters")),
+            *(display(figure(model, path)) for path in ("nll.value", "mass.looseness")),
         )
     return table
 
