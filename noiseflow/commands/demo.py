@@ -12,7 +12,7 @@ _CAMERAS = ("S6", "N6")
 _ISOS = (100, 3200)
 _SCENES = 15
 _SIZE = (384, 384)
-_STEPS = 500
+_STEPS = 300
 
 
 def run(out: str, *, overwrite: bool = False) -> int:
@@ -29,9 +29,7 @@ def run(out: str, *, overwrite: bool = False) -> int:
     console = Console()
     with open_progress() as progress:
         console.print(f"1/3 {len(_CAMERAS)} virtual phones photograph {_SCENES} scenes: {data}", highlight=False)
-        simulate(
-            data, cameras=_CAMERAS, isos=_ISOS, scenes=_SCENES, size=_SIZE, overwrite=overwrite, progress=progress
-        )
+        simulate(data, cameras=_CAMERAS, isos=_ISOS, scenes=_SCENES, size=_SIZE, overwrite=overwrite, progress=progress)
         console.print(f"2/3 a flow learns their noise: {model}", highlight=False)
         finished = fit(
             FitOptions(data=str(data), model="noise_flow", out=str(model), steps=_STEPS, overwrite=overwrite), progress

@@ -109,24 +109,22 @@ def render_table(results: dict[str, Any]) -> Table:
     data = results.get("data", {})
     counts = ", ".join(f"{display(data[k])} {k}" for k in ("images", "scenes") if data.get(k) is not None)
     caption = (
-        f"{data.get('split', 'unknown')} split, {counts}; lower is better; 95 % over scenes\n"
+        f"{data.get('split', 'unknown')} split, {counts}; lower is better; ± 95 % interval over scenes\n"
         "mass, regret, looseness: nats/value; nll: nats/dim"
     )
     table = Table(title="Models by mass", caption=Text(caption), box=box.SIMPLE_HEAD, padding=(0, 1))
     table.add_column("model", overflow="fold")
-    for heading in ("mass", "interval", "regret", "nll", "looseness"):  # 80 columns hold no more
+    for heading in ("mass", "± 95 %", "regret ± se", "nll", "looseness"):  # 80 columns hold no more
         table.add_column(heading, justify="right", no_wrap=True)
     for position, model in enumerate(ranked(results)):
-        shown = {p: display(figure(model, p)) for p in ("mass.value", "mass.low", "mass.high", "regret.se")}
-        best = position == 0 and figure(model, "mass.value") is not None
-        low = figure(model, "mass.low")
-        interval = display(None) if low is None else f"{shown['mass.low']} to {shown['mass.high']}"
+        mass, high = figure(model, "mass.value"), figure(model, "mass.high")
+        best = position == 0 and mass is not None
         regret = display(figure(model, "regret.value"))
-        regret += "" if figure(model, "regret.se") is None else f" ± {shown['regret.se']}"
+        regret += "" if figure(model, "regret.se") is None else f" ± {display(figure(model, 'regret.se'))}"
         table.add_row(
             Text(str(model["name"])),
-            Text(shown["mass.value"], style="bold" if best else ""),
-            Text(interval),
+            Text(display(mass), style="bold" if best else ""),
+            display(None if high is None or mass is None else high - mass),
             regret,
             *(display(figure(model, path)) for path in ("nll.value", "mass.looseness")),
         )

@@ -280,9 +280,7 @@ def test_draws_in_cells_follow_the_truncated_normal():
         assert bool((value >= low).all() & (value <= high).all())
         # The CDF of the draws must be the uniforms that made them, mirrored or not.
         rank = log_normal_interval(cell.low, value.clamp_min(low + 1e-300)) - log_normal_interval(cell.low, cell.high)
-        gap = torch.minimum(
-            (rank.exp() - uniforms).abs().max(), (rank.exp() - (1 - uniforms)).abs().max()
-        )
+        gap = torch.minimum((rank.exp() - uniforms).abs().max(), (rank.exp() - (1 - uniforms)).abs().max())
         assert float(gap) < 1e-8
         assert torch.isfinite(log_q).all()
 
