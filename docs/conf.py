@@ -14,6 +14,7 @@ version = release = noiseflow.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "command_line"]
 exclude_patterns = ["_build"]
+default_role = "code"  # what docstrings put in single backticks
 html_theme = "furo"
 html_title = f"noiseflow {release}"
 html_show_sphinx = False
@@ -23,6 +24,7 @@ myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
+autodoc_typehints_format = "short"
 autodoc_typehints_description_target = "documented"
 autodoc_class_signature = "mixed"
 napoleon_google_docstring = True

@@ -65,18 +65,18 @@ def _shown(action: argparse.Action) -> str:
     if not action.option_strings:
         return f"{action.metavar}{'...' if action.nargs == '+' else ''}"
     flag = action.option_strings[-1]
-    return flag if action.nargs == 0 or not action.metavar else f"{flag} {action.metavar}"
+    return flag if action.nargs == 0 else f"{flag} {action.metavar or action.dest.upper()}"
 
 
 def _about(action: argparse.Action) -> str:
-    """The help as a sentence, with the default where the help does not name it."""
-    text = (action.help or "").rstrip(".")
+    """The help, with the default where the help does not name it."""
+    text = action.help or ""
     if action.option_strings and action.required:
         text += " (required)"
     elif action.nargs != 0 and action.default not in (None, argparse.SUPPRESS) and "default" not in text:
         default = f"{action.default:g}" if isinstance(action.default, float) else action.default
         text += f" (default: {default})"
-    return f"{text[:1].upper()}{text[1:]}."
+    return text
 
 
 def _check(app: Sphinx, env: Any) -> None:
