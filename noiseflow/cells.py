@@ -62,7 +62,8 @@ class _LogNormalInterval(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, alpha: Tensor, beta: Tensor) -> Tensor:
-        value = _log_normal_interval(alpha, beta)
+        left, right, _ = _to_left(alpha, beta)
+        value = _log_left_interval(left, right)[2]
         ctx.save_for_backward(alpha, beta, value)
         return value
 
@@ -81,15 +82,15 @@ def _to_left(alpha: Tensor, beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return torch.where(mirrored, -beta, alpha), torch.where(mirrored, -alpha, beta), mirrored
 
 
-def _log_normal_interval(alpha: Tensor, beta: Tensor) -> Tensor:
-    left, right, _ = _to_left(alpha, beta)
-    log_right = torch.special.log_ndtr(right)
-    gap = torch.special.log_ndtr(left) - log_right  # log Φ(α)/Φ(β) <= 0
+def _log_left_interval(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """log Φ(right), log Φ(left)/Φ(right) and log(Φ(right) - Φ(left)) of intervals that lie to the left of zero."""
+    log_right: Tensor = torch.special.log_ndtr(right)
+    gap = torch.special.log_ndtr(left) - log_right
     direct = log_right + torch.log(-torch.expm1(gap))
     # Narrower than 1e-4 the difference of logarithms loses digits; the midpoint rule is then exact to width^2/24.
     width, middle = right - left, 0.5 * (left + right)
     midpoint = torch.log(width) - 0.5 * middle**2 - _LOG_SQRT_2PI + torch.log1p(width**2 * (middle**2 - 1) / 24)
-    return torch.where(width * (1 + middle.abs()) < 1e-4, midpoint, direct)
+    return log_right, gap, torch.where(width * (1 + middle.abs()) < 1e-4, midpoint, direct)
 
 
 def log_normal_interval(alpha: Float[Tensor, "*shape"], beta: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -137,15 +138,14 @@ def draw_in_cells(
     alpha = (cell.low - mean) / std
     beta = torch.where(point, alpha + 1.0, (cell.high - mean) / std)
     left, right, mirrored = _to_left(alpha, beta)
-    log_right = torch.special.log_ndtr(right)
-    share = -torch.expm1(torch.special.log_ndtr(left) - log_right)  # 1 - Φ(left)/Φ(right)
-    log_p = log_right + torch.log1p(-(1 - uniforms) * share)
+    log_right, gap, log_mass = _log_left_interval(left, right)
+    log_p = log_right + torch.log1p((1 - uniforms) * torch.expm1(gap))  # log of Φ(left) + u (Φ(right) - Φ(left))
     z = _inverse_log_ndtr(log_p)
     # Cells far narrower than the noise: inverting the CDF loses digits there, and q is flat.
     narrow = (right - left) * (1 + left.abs()) < 1e-4
     z = torch.where(narrow, left + uniforms * (right - left), z)
     z = torch.minimum(torch.maximum(z, left), right)
-    log_q = -0.5 * z**2 - _LOG_SQRT_2PI - torch.log(std) - _log_normal_interval(left, right)
+    log_q = -0.5 * z**2 - _LOG_SQRT_2PI - torch.log(std) - log_mass
     z = torch.where(mirrored, -z, z)
     value = mean + std * z
     return torch.where(point, cell.low, value), torch.where(point, 0.0, log_q)

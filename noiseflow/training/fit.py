@@ -109,7 +109,8 @@ def calibration_patches(frames: Sequence[FramePair], seed: int) -> tuple[Tensor,
         for i, frame in enumerate(by_pair[key]):
             share = -(-(wanted - i) // len(by_pair[key]))  # as even as whole numbers allow
             rng = np.random.default_rng([seed, i, *frame.name.encode()])
-            for _ in range(max(share, 0)):
+            room = -(-frame.size[0] * frame.size[1] // (side * side))  # more would only read the same values again
+            for _ in range(min(max(share, 0), room)):
                 top, left = (int(rng.integers(0, size - side + 1)) for size in frame.size)
                 pair = frame.read(top, left, side, side)
                 if pair.is_finite:
