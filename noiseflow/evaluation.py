@@ -343,14 +343,14 @@ def _batches(boxes: Sequence[tuple[int, int, int, int]]) -> Iterable[list[int]]:
 
 
 def _for_pictures(frames: Sequence[FramePair]) -> set[int]:
-    """Which frames are shown: the first of each of a few (camera, ISO) pairs, the lowest and highest among them."""
-    first: dict[tuple[str, float], int] = {}
+    """Which frames are shown: one of each of a few (camera, ISO) pairs, of different scenes where there are several."""
+    by_pair: dict[tuple[str, float], list[int]] = defaultdict(list)
     for i, frame in enumerate(frames):
-        first.setdefault((frame.camera, frame.iso), i)
-    ordered = [first[key] for key in sorted(first)]
-    if len(ordered) <= _STRIPS:
-        return set(ordered)
-    return {ordered[round(i * (len(ordered) - 1) / (_STRIPS - 1))] for i in range(_STRIPS)}
+        by_pair[frame.camera, frame.iso].append(i)
+    keys = sorted(by_pair)
+    shown = min(_STRIPS, len(keys))
+    picked = [keys[round(k * (len(keys) - 1) / max(shown - 1, 1))] for k in range(shown)]
+    return {by_pair[key][k % len(by_pair[key])] for k, key in enumerate(picked)}
 
 
 def _strip(frame: FramePair, noisy: Tensor, shot: Shot, tallies: Sequence[_Tally], seed: int) -> Strip:

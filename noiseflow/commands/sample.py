@@ -132,12 +132,12 @@ def _read(path: Path, model: FittedModel, options: SampleOptions) -> _Clean:
     black = options.black or 0.0
     values = torch.from_numpy(stored.astype(np.float64))
     if integers or options.white is not None:
-        white = options.white if options.white is not None else 255.0 if stored.dtype == np.uint8 else None
-        if white is None:
+        level = options.white if options.white is not None else 255.0 if stored.dtype == np.uint8 else None
+        if level is None:
             raise UserError(f"{path}: {stored.dtype} values need their levels; pass --white (and --black)")
-        if not white > black:
-            raise UserError(f"--white: expected more than the black level {black:g}, got {white:g}")
-        codes = white - black
+        if not level > black:
+            raise UserError(f"--white: expected more than the black level {black:g}, got {level:g}")
+        codes = level - black
         values = (values - black) / codes
         lsb, low, high = 1 / codes, -black / codes, 1.0
     if not bool(torch.isfinite(values).all()):
