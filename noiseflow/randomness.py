@@ -16,6 +16,9 @@ from torch import Tensor
 SAMPLE, PROPOSAL, INITIALISE = 1, 2, 3
 """Streams: what a number is drawn for, so that equal seeds do not couple different purposes."""
 
+_BLOCK = 1 << 16
+"""Numbers that are mixed at a time."""
+
 _GAMMA = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit integer
 _MUL1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
 _MUL2 = -7723592293110705685  # 0x94D049BB133111EB
@@ -23,14 +26,14 @@ _MUL2 = -7723592293110705685  # 0x94D049BB133111EB
 
 def _shift(x: Tensor, bits: int) -> Tensor:
     """Logical right shift of int64."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
+    return (x >> bits).bitwise_and_((1 << (64 - bits)) - 1)
 
 
 def _mix(x: Tensor) -> Tensor:
-    """SplitMix64's finaliser: a bijection of the 64-bit integers."""
-    x = (x ^ _shift(x, 30)) * _MUL1
-    x = (x ^ _shift(x, 27)) * _MUL2
-    return x ^ _shift(x, 31)
+    """SplitMix64's finaliser: a bijection of the 64-bit integers. Overwrites x."""
+    for bits, factor in ((30, _MUL1), (27, _MUL2)):
+        x.bitwise_xor_(_shift(x, bits)).mul_(factor)
+    return x.bitwise_xor_(_shift(x, 31))
 
 
 def combine(seed: int | Int[Tensor, "b"], *parts: int | Int[Tensor, "b"]) -> Int[Tensor, "b"]:
@@ -75,8 +78,15 @@ def uniform(
     column = torch.arange(w, device=key.device) + start[:, 1:]
     state = _mix(key[:, None] + _mix((channel + 1) * _GAMMA))  # (B, C)
     state = _mix(state[:, :, None] + _mix((row + 1) * _GAMMA)[:, None, :])  # (B, C, H)
-    state = _mix(state[..., None] + ((column + 1) * _GAMMA)[:, None, None, :])  # (B, C, H, W)
-    return (_shift(state, 12).to(torch.float64) + 0.5) * 2.0**-52
+    out = torch.empty(b, c * h, w, dtype=torch.float64, device=key.device)
+    steps = (column + 1) * _GAMMA  # (B, W)
+    for i in range(b):
+        # A few rows at a time, so that a dozen passes over them stay in the cache.
+        for rows, lines in zip(
+            state[i].reshape(-1).split(_BLOCK // max(w, 1) + 1), out[i].split(_BLOCK // max(w, 1) + 1), strict=True
+        ):
+            lines.copy_(_shift(_mix(rows[:, None] + steps[i]), 12)).add_(0.5).mul_(2.0**-52)
+    return out.reshape(b, c, h, w)
 
 
 def normal(
