@@ -47,6 +47,12 @@ class NoiseModelTask(L.LightningModule):
         uniforms = torch.rand(noisy.shape, dtype=torch.float64, generator=generator).clamp_min(1e-16)
         return -self.model.mass_with(noisy, shot, uniforms.to(noisy.device)).sum() / noisy.numel()
 
+    def on_train_batch_start(self, batch: tuple[Tensor, Shot], batch_idx: int) -> None:
+        """Initialise what depends on data from the first batch, where the flow was not started from a noise level."""
+        if self.global_step == 0:
+            noisy, shot = batch
+            self.model.initialize(noisy - shot.clean, shot)
+
     def training_step(self, batch: tuple[Tensor, Shot], batch_idx: int) -> Tensor:
         """One step on a batch of patches."""
         noisy, shot = batch
