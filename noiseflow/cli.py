@@ -14,6 +14,13 @@ from noiseflow import __version__
 from noiseflow.errors import UserError
 from noiseflow.options import EvaluateOptions, FitOptions, SampleOptions, SimulateOptions
 
+_OPTIONS: dict[str, type] = {
+    "simulate": SimulateOptions,
+    "fit": FitOptions,
+    "evaluate": EvaluateOptions,
+    "sample": SampleOptions,
+}
+
 _DESCRIPTION = "Camera noise modelling: learn the noise of a camera, score it, make more of it."
 
 
@@ -32,6 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
         parser.print_help()
         return 0
     parsed = parser.parse_args(given)
+    missing = _missing(parsed)
+    if missing:
+        parser.error(f"noiseflow {parsed.command} needs {', '.join(missing)}")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("noiseflow").setLevel(logging.INFO)
     try:
@@ -84,7 +94,9 @@ def _parser() -> Any:
     demo.add_argument("--out", type=str, default="noiseflow-demo", help="the folder to write")
     demo.add_argument("--overwrite", action="store_true", help="replace a folder that is not empty")
     command("simulate", "write a SIDD tree of virtual phones", SimulateOptions, {"out": "the folder to write"})
-    fit = command("fit", "fit a noise model to noisy and clean images", FitOptions)
+    fit = command("fit", "fit a noise model to noisy and clean images, or go on with a run", FitOptions)
+    fit.add_argument("--resume", type=str, metavar="RUN", help="a run folder to go on with, beside nothing but what "
+                     "changes: --steps may grow, --data may have moved, --workers and --device may differ")  # fmt: skip
     fit.add_argument("--config", action="config", help="read options from a YAML file; a run folder's config.yaml fits")
     models = "a .safetensors file, a run folder, or a baseline: gaussian, nlf"
     command("evaluate", "score noise models and write a report", EvaluateOptions, {"models": models})
@@ -102,7 +114,9 @@ def _add_options(parser: Any, options: type) -> None:
         if types[field.name] is bool:
             parser.add_argument(flag, action="store_true", help=text)
         elif field.default is dataclasses.MISSING:
-            parser.add_argument(flag, type=types[field.name], required=True, metavar=field.name.upper(), help=text)
+            # Not required as far as the parser knows: it would not name the option, and --resume does without.
+            kind, text = types[field.name] | None, f"{text} (required)"
+            parser.add_argument(flag, type=kind, default=None, metavar=field.name.upper(), help=text)
         else:
             kind = types[field.name]
             parser.add_argument(flag, type=kind, default=field.default, metavar=_metavar(field.name, kind), help=text)
@@ -128,6 +142,8 @@ def _dispatch(parsed: Any, line: str) -> int:
     if name == "fit":
         from noiseflow.commands import fit
 
+        if given["resume"] is not None:
+            return fit.resume(given["resume"], _changed(FitOptions, given))
         return fit.run(FitOptions(**_of(FitOptions, given)))
     if name == "evaluate":
         from noiseflow.commands import evaluate
@@ -140,6 +156,21 @@ def _dispatch(parsed: Any, line: str) -> int:
     from noiseflow.commands import info
 
     return info.run(given["target"])
+
+
+def _missing(parsed: Any) -> list[str]:
+    """The required options that were not given."""
+    given = parsed[parsed.command].as_dict()
+    if parsed.command not in _OPTIONS or given.get("resume") is not None:
+        return []
+    required = [f.name for f in dataclasses.fields(_OPTIONS[parsed.command]) if f.default is dataclasses.MISSING]
+    return ["--" + name.replace("_", "-") for name in required if given[name] is None]
+
+
+def _changed(options: type, given: dict[str, Any]) -> dict[str, Any]:
+    """The options that differ from their defaults."""
+    values = {field.name: (given[field.name], field.default) for field in dataclasses.fields(options)}
+    return {name: value for name, (value, default) in values.items() if value is not None and value != default}
 
 
 def _of(options: type, given: dict[str, Any]) -> dict[str, Any]:

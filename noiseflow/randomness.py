@@ -80,12 +80,13 @@ def uniform(
     state = _mix(state[:, :, None] + _mix((row + 1) * _GAMMA)[:, None, :])  # (B, C, H)
     out = torch.empty(b, c * h, w, dtype=torch.float64, device=key.device)
     steps = (column + 1) * _GAMMA  # (B, W)
+    at_once = _BLOCK // max(w, 1) + 1
     for i in range(b):
         # A few rows at a time, so that a dozen passes over them stay in the cache.
-        for rows, lines in zip(
-            state[i].reshape(-1).split(_BLOCK // max(w, 1) + 1), out[i].split(_BLOCK // max(w, 1) + 1), strict=True
-        ):
-            lines.copy_(_shift(_mix(rows[:, None] + steps[i]), 12)).add_(0.5).mul_(2.0**-52)
+        for first in range(0, c * h, at_once):
+            rows = state[i].reshape(-1)[first : first + at_once]
+            numbers = _shift(_mix(rows[:, None] + steps[i]), 12)
+            out[i, first : first + at_once].copy_(numbers).add_(0.5).mul_(2.0**-52)
     return out.reshape(b, c, h, w)
 
 

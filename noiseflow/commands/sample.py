@@ -121,7 +121,7 @@ def _read(path: Path, model: FittedModel, options: SampleOptions) -> _Clean:
         width = float(raw.lsb.mean())
         return _Clean(
             _packed(path, raw.mosaic, raw.cfa, model), raw.cfa, np.dtype(np.uint16), black, white - black,
-            width, -black * width, 1.0, "dng",
+            width, 0.0 - black * width, 1.0, "dng",
         )  # fmt: skip
     stored = read_image(path)
     integers = stored.dtype.kind in "ui"
@@ -139,7 +139,7 @@ def _read(path: Path, model: FittedModel, options: SampleOptions) -> _Clean:
             raise UserError(f"--white: expected more than the black level {black:g}, got {level:g}")
         codes = level - black
         values = (values - black) / codes
-        lsb, low, high = 1 / codes, -black / codes, 1.0
+        lsb, low, high = 1 / codes, 0.0 - black / codes, 1.0
     if not bool(torch.isfinite(values).all()):
         raise UserError(f"{path}: the image holds NaN or infinite values")
     image, cfa = values.float(), None

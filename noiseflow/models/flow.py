@@ -75,9 +75,9 @@ class Flow(FittedModel):
 
     def initialize(self, noise: Tensor, shot: Shot) -> None:
         """Set the data-dependent state of layers that were not started yet, from a batch."""
-        self.transform.initialize(noise.to(self.dtype), self._with_context(shot))
+        self.transform.initialize(noise.to(self.dtype), self.with_context(shot))
 
-    def _with_context(self, shot: Shot) -> Shot:
+    def with_context(self, shot: Shot) -> Shot:
         """The shot in the flow's dtype, with what the couplings see: clean and log std, both about unit range."""
         shot = shot.to(dtype=self.dtype)
         log_std = 0.5 * self.reference.variance(shot).log()
@@ -90,7 +90,7 @@ class Flow(FittedModel):
             ValueError: height or width do not divide by `size_multiple`.
         """
         self.check_channels(noise)
-        z, log_det = self.transform(_channels_last(noise.to(self.dtype)), self._with_context(shot))
+        z, log_det = self.transform(_channels_last(noise.to(self.dtype)), self.with_context(shot))
         log_prob: Tensor = log_det - 0.5 * (z.square().sum(dim=(1, 2, 3)) + z[0].numel() * math.log(2 * math.pi))
         return log_prob
 
@@ -148,7 +148,7 @@ class Flow(FittedModel):
         self.check_channels(shot.clean)
         flow = self if self.dtype == torch.float64 else copy.deepcopy(self).double()
         padded, _ = _pad(shot, self.size_multiple)
-        padded = flow._with_context(padded)
+        padded = flow.with_context(padded)
         shape = tuple(padded.clean.shape)
         z = normal(seed, shape, stream=SAMPLE, origin=shot.origin, device=shot.clean.device)  # type: ignore[arg-type]
         noise, _ = flow.transform.inverse(_channels_last(z), padded)

@@ -21,13 +21,16 @@ from noiseflow.datasets import FramePair, NoiseDataset, collate, hold_out, open_
 from noiseflow.errors import UserError
 from noiseflow.files import save, write_atomically
 from noiseflow.folders import claim
-from noiseflow.models import ARCHITECTURES, FittedModel, Flow, Gaussian, NoiseLevelFunction
+from noiseflow.models import ARCHITECTURES, BASELINES, FittedModel, Flow, Gaussian, NoiseLevelFunction
 from noiseflow.options import DataOptions, FitOptions, as_dict, listed
 from noiseflow.progress import SILENT, Progress
 from noiseflow.shot import Shot
 from noiseflow.training.noise_level import fit_noise_level
 
 log = logging.getLogger(__name__)
+
+CHECKPOINT = "last.ckpt"
+"""Name of the checkpoint in a run folder."""
 
 DEFAULT_STEPS = {"noise_flow": 1200, "glow": 1500}
 """Training steps where none are asked for."""
@@ -51,29 +54,49 @@ def fit(options: FitOptions, progress: Progress = SILENT) -> bool:
     """
     if options.model not in ARCHITECTURES:
         raise UserError(f"model: expected one of {', '.join(ARCHITECTURES)}, got {options.model!r}")
-    started = time.time()
+    accelerator(options.device)
     dataset = open_split(options, options.split)
     options = replace(options, domain=dataset.domain, steps=_steps(options))  # type: ignore[arg-type]
+    model = build(options, dataset)
     out = claim(options.out, overwrite=options.overwrite)
+    for name in ("model.safetensors", "metrics.csv", CHECKPOINT):
+        (out / name).unlink(missing_ok=True)  # with --overwrite: nothing of another run stays
+    write_config(out, options, dataset)
+    return complete(model, options, dataset, None, progress)
+
+
+def complete(
+    model: FittedModel,
+    options: FitOptions,
+    dataset: NoiseDataset,
+    checkpoint: dict[str, Any] | None,
+    progress: Progress,
+) -> bool:
+    """Train a new model from the start or from a checkpoint, and save the model; see `fit`."""
+    out = Path(options.out)
     train, validation = hold_out(dataset.frames, 0.1, 0) if options.model in DEFAULT_STEPS else (dataset.frames, ())
     if options.model in DEFAULT_STEPS and not validation:
         log.info("no scene can be held out for validation; training on all %d images", len(train))
-    progress.start("fitting the noise level function")
-    noisy, shot = calibration_patches(train, options.seed)
     finished, scores = True, dict[str, Any]()
-    if options.model in ("gaussian", "nlf"):
-        model: FittedModel = fit_baseline(options.model, noisy, shot)
-    else:
-        model = _build(options, dataset.conditions, train[0].channels)
-        assert isinstance(model, Flow)
-        model.start_from(fit_noise_level(noisy, shot))
-        finished, scores = _train(model, train, validation, options, out, progress)
+    if checkpoint is None:
+        progress.start("fitting the noise level function")
+        patches = calibration_patches(train, options.seed)
+        if not isinstance(model, Flow):
+            model = fit_baseline(options.model, *patches)
+        else:
+            model.start_from(fit_noise_level(*patches))
+    if isinstance(model, Flow):
+        finished, scores = _train(model, train, validation, options, checkpoint, progress)
     model.card = _card(options, dataset, train, validation, scores)
-    config = yaml.safe_dump(as_dict(options), sort_keys=True)
-    write_atomically(out / "config.yaml", config.encode())
-    write_atomically(out / "environment.json", json.dumps(_environment(options, started), indent=2).encode())
     save(model, out / "model.safetensors")
     return finished
+
+
+def write_config(out: Path, options: FitOptions, dataset: NoiseDataset) -> None:
+    """Write what repeats the run and where it was made, before it begins."""
+    write_atomically(out / "config.yaml", yaml.safe_dump(as_dict(options), sort_keys=True).encode())
+    environment = _environment(options) | {"data_hash": dataset.root_hash()}
+    write_atomically(out / "environment.json", json.dumps(environment, indent=2).encode() + b"\n")
 
 
 def open_split(options: DataOptions, split: str, *, domain: str | None = None) -> NoiseDataset:
@@ -84,7 +107,7 @@ def open_split(options: DataOptions, split: str, *, domain: str | None = None) -
     except ValueError:
         raise UserError(f"--isos: expected numbers separated by commas, got {options.isos!r}") from None
     if options.max_images is not None and options.max_images < 1:
-        raise UserError(f"--max_images: expected at least 1, got {options.max_images}")
+        raise UserError(f"--max-images: expected at least 1, got {options.max_images}")
     dataset = open_dataset(options.data, domain=options.domain or domain, black=options.black, white=options.white)
     return dataset.select(split=split, cameras=listed(options.cameras), isos=numbers, max_images=options.max_images)
 
@@ -140,14 +163,21 @@ def _steps(options: FitOptions) -> int:
     return steps
 
 
-def _build(options: FitOptions, pairs: tuple[tuple[str, float], ...], channels: int) -> FittedModel:
+def build(options: FitOptions, dataset: NoiseDataset) -> FittedModel:
+    """The model that options ask for, at its start.
+
+    Raises:
+        UserError: the architecture does not take these options.
+    """
     extra = {name: getattr(options, name) for name in ("hidden", "layers") if getattr(options, name) is not None}
-    if options.model == "glow" and "layers" in extra:
+    if options.model != "noise_flow" and "layers" in extra:
         raise UserError("--layers: only noise_flow takes an order of layers")
+    if options.model in BASELINES and extra:
+        raise UserError(f"--hidden: {options.model} has no hidden layers")
     try:
         with torch.random.fork_rng(devices=[]):  # layers draw their start from the global generator
             torch.manual_seed(options.seed)
-            return ARCHITECTURES[options.model](pairs, channels, **extra)
+            return ARCHITECTURES[options.model](dataset.conditions, dataset.frames[0].channels, **extra)
     except ValueError as error:
         raise UserError(str(error)) from error
 
@@ -157,16 +187,18 @@ def _train(
     train: Sequence[FramePair],
     validation: Sequence[FramePair],
     options: FitOptions,
-    out: Path,
+    checkpoint: dict[str, Any] | None,
     progress: Progress,
 ) -> tuple[bool, dict[str, Any]]:
     """Run Lightning on the model, in place; whether it was finished, and the scores for the card."""
     import lightning as L
 
     from noiseflow.training.likelihood import NoiseModelTask, PatchDataModule
-    from noiseflow.training.run import Checkpoints, MetricsFile, ShowProgress, StopOnInterrupt
+    from noiseflow.training.run import Checkpoints, MetricsFile, ShowProgress, StopOnInterrupt, Validation
 
     assert options.steps is not None
+    out = Path(options.out)
+    first_step = 0 if checkpoint is None else int(checkpoint["noiseflow_step"])
     smallest = min(min(frame.size) for frame in train)
     patch = min(options.patch, smallest) // model.size_multiple * model.size_multiple
     data = PatchDataModule(
@@ -176,40 +208,57 @@ def _train(
         batch=options.batch,
         steps=options.steps,
         seed=options.seed,
+        first_step=first_step,
         workers=options.workers,
     )
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model.train()
-    task = NoiseModelTask(model, steps=options.steps, learning_rate=options.learning_rate, seed=options.seed)
-    interrupt, checkpoints = StopOnInterrupt(), Checkpoints(out / "last.ckpt")
+    task = NoiseModelTask(
+        model,
+        steps=options.steps,
+        learning_rate=options.learning_rate,
+        seed=options.seed,
+        resume_from=checkpoint,
+        source=lambda number: str(data.train_patches.frame_of(number).files[0]),
+    )
+    interrupt = StopOnInterrupt()
+    scored = Validation(max(50, options.steps // 10), options.steps) if validation else None
+    if scored is not None and checkpoint is not None:
+        scored.restore(checkpoint)
+    # In this order: a step is validated, then written down, then kept.
+    callbacks: list[L.Callback] = [] if scored is None else [scored]
+    callbacks += [
+        MetricsFile(out / "metrics.csv", scored),
+        Checkpoints(out / CHECKPOINT),
+        ShowProgress(progress, options.steps - first_step, scored),
+        interrupt,
+    ]
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
         warnings.filterwarnings("ignore", category=FutureWarning, module="lightning")
         trainer = L.Trainer(
-            max_steps=options.steps,
+            max_steps=options.steps - first_step,
             accelerator=accelerator(options.device),
             devices=1,
             gradient_clip_val=1.0,
-            val_check_interval=min(options.steps, max(50, options.steps // 10)) or None,
-            check_val_every_n_epoch=None,
-            num_sanity_val_steps=0,
-            limit_val_batches=None if validation else 0,
+            limit_val_batches=0,  # the Validation callback counts steps from the very start
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
-            callbacks=[MetricsFile(out / "metrics.csv"), checkpoints, ShowProgress(progress, options.steps), interrupt],
+            callbacks=callbacks,
         )
         trainer.fit(task, datamodule=data)
-    scores: dict[str, Any] = {"steps": trainer.global_step}
-    if options.keep == "best" and checkpoints.best is not None:
-        mass, step, state = checkpoints.best
-        model.load_state_dict(state)
-        scores = {"steps": step, "val_mass": mass}
-    elif "val_mass" in trainer.callback_metrics:
-        scores["val_mass"] = float(trainer.callback_metrics["val_mass"])
+    scores: dict[str, Any] = {"steps": task.step}
+    if scored is not None and scored.latest is not None and scored.best is not None:
+        if options.keep == "best":
+            mass, step, state = scored.best
+            model.load_state_dict(state)
+            scores = {"steps": step, "val_mass": mass}
+        else:
+            scores |= {"validated_at": scored.latest[0], "val_mass": scored.latest[1]}
     model.eval()
     return not interrupt.stopped, scores
 
@@ -256,7 +305,7 @@ def _card(
     }
 
 
-def _environment(options: FitOptions, started: float) -> dict[str, Any]:
+def _environment(options: FitOptions) -> dict[str, Any]:
     """Where, when and with what the run was made: everything that must not go into the model file."""
     import lightning
 
@@ -270,6 +319,5 @@ def _environment(options: FitOptions, started: float) -> dict[str, Any]:
         "platform": platform.platform(),
         "threads": torch.get_num_threads(),
         "data": str(Path(options.data).resolve()),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(started)),
-        "seconds": round(time.time() - started, 1),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }

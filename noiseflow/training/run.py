@@ -13,99 +13,133 @@ from typing import Any
 import lightning as L
 import torch
 
+from noiseflow.files import write_atomically
 from noiseflow.progress import Progress
+from noiseflow.training.likelihood import NoiseModelTask
 
 _COLUMNS = ("step", "mass", "val_mass", "learning_rate")
 
 
+class Validation(L.Callback):
+    """Scores the validation scenes every so many steps, counted from the very start of a resumed run.
+
+    Args:
+        every: steps between scores; the last step is scored too.
+        steps: length of the run.
+
+    Attributes:
+        last: the score after the step just taken, nats per value; None where there was none.
+        latest: step and value of the latest score.
+        best: value, step and weights of the best score so far.
+    """
+
+    def __init__(self, every: int, steps: int) -> None:
+        self.every = every
+        self.steps = steps
+        self.last: float | None = None
+        self.latest: tuple[int, float] | None = None
+        self.best: tuple[float, int, dict[str, torch.Tensor]] | None = None
+
+    @torch.no_grad()
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Score, if this step is one to be scored."""
+        assert isinstance(pl_module, NoiseModelTask)
+        self.last = None
+        if pl_module.step % self.every and pl_module.step != self.steps:
+            return
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        pl_module.model.eval()
+        masses = [
+            pl_module.validation_mass(pl_module.transfer_batch_to_device(batch, pl_module.device, 0), i)
+            for i, batch in enumerate(data.val_dataloader())
+        ]
+        pl_module.model.train()
+        self.last = float(torch.stack(masses).mean())
+        self.latest = pl_module.step, self.last
+        if self.best is None or self.last < self.best[0]:
+            self.best = self.last, pl_module.step, copy.deepcopy(pl_module.model.state_dict())
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep the scores so far."""
+        checkpoint["noiseflow_validation"] = {"latest": self.latest, "best": self.best}
+
+    def restore(self, checkpoint: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        kept = checkpoint["noiseflow_validation"]
+        self.latest, self.best = kept["latest"], kept["best"]
+
+
 class MetricsFile(L.Callback):
-    """Writes one row a step to `metrics.csv`.
+    """Writes one row a step to `metrics.csv`; a resumed run goes on where its checkpoint was.
 
     Args:
         path: the file.
+        validation: whose scores go into the rows; None without validation scenes.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, validation: Validation | None) -> None:
         self.path = path
+        self.validation = validation
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Open the file and write its header."""
-        self._file = self.path.open("w", newline="")
-        self._writer = csv.writer(self._file)
-        self._writer.writerow(_COLUMNS)
-        self._row: list[object] = []
+        """Write the header, or drop the rows of steps that are taken again."""
+        assert isinstance(pl_module, NoiseModelTask)
+        kept = [",".join(_COLUMNS)]
+        if pl_module.first_step:
+            kept = self.path.read_text().splitlines()[: pl_module.first_step + 1]
+        write_atomically(self.path, "".join(line + "\n" for line in kept).encode())
+        self._file = self.path.open("a", newline="")
+        self._writer = csv.writer(self._file, lineterminator="\n")
 
     def on_train_batch_start(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Write the step before, and note the learning rate of this one: the schedule moves before it has ended."""
-        self._write()
+        """Note the learning rate of the step: the schedule moves before it has ended."""
         self._learning_rate = trainer.optimizers[0].param_groups[0]["lr"]
 
     def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Note the step that has just been taken; validation may add to it."""
-        self._row = [trainer.global_step, f"{float(outputs['loss']):.9g}", "", f"{self._learning_rate:.9g}"]
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Add the score on the validation scenes to the step it was taken after."""
-        if self._row and "val_mass" in trainer.callback_metrics:
-            self._row[2] = f"{float(trainer.callback_metrics['val_mass']):.9g}"
-
-    def _write(self) -> None:
-        if self._row:
-            self._writer.writerow(self._row)
-            self._file.flush()
-            self._row = []
+        """Write the step that has just been taken."""
+        assert isinstance(pl_module, NoiseModelTask)
+        validated = self.validation.last if self.validation else None
+        self._writer.writerow(
+            [
+                pl_module.step,
+                f"{float(outputs['loss']):.9g}",
+                "" if validated is None else f"{validated:.9g}",
+                f"{self._learning_rate:.9g}",
+            ]
+        )
+        self._file.flush()
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Write the last step and close the file."""
+        """Close the file."""
         if hasattr(self, "_file"):
-            self._write()
             self._file.close()
 
 
 class Checkpoints(L.Callback):
-    """Keeps `last.ckpt` up to date, and in memory the weights that were best on the validation scenes.
+    """Keeps `last.ckpt` up to date: every so many steps and at the end, each time whole or not at all.
 
     Args:
         path: the checkpoint file.
         every: steps between checkpoints.
     """
 
-    def __init__(self, path: Path, every: int = 500) -> None:
+    def __init__(self, path: Path, every: int = 100) -> None:
         self.path = path
         self.every = every
-        self.best: tuple[float, int, dict[str, torch.Tensor]] | None = None
 
     def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save every so often."""
-        if trainer.global_step % self.every == 0:
+        assert isinstance(pl_module, NoiseModelTask)
+        if pl_module.step % self.every == 0:
             self._save(trainer)
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Remember the best weights so far."""
-        mass = float(trainer.callback_metrics.get("val_mass", torch.inf))
-        if mass < (self.best[0] if self.best else torch.inf):
-            state = pl_module.model.state_dict()  # type: ignore[union-attr]
-            self.best = (mass, trainer.global_step, copy.deepcopy(state))
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save the end of the run, finished or stopped."""
@@ -113,8 +147,11 @@ class Checkpoints(L.Callback):
 
     def _save(self, trainer: L.Trainer) -> None:
         temporary = self.path.with_name(self.path.name + ".part")
-        trainer.save_checkpoint(temporary)
-        temporary.replace(self.path)
+        try:
+            trainer.save_checkpoint(temporary)
+            temporary.replace(self.path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 class ShowProgress(L.Callback):
@@ -122,11 +159,13 @@ class ShowProgress(L.Callback):
 
     Args:
         progress: what shows it.
-        steps: length of the run.
+        steps: steps that this process has to take.
+        validation: whose latest score is shown; None without validation scenes.
     """
 
-    def __init__(self, progress: Progress, steps: int) -> None:
+    def __init__(self, progress: Progress, steps: int, validation: Validation | None) -> None:
         self.progress = progress
+        self.validation = validation
         self.steps = steps
         self._mass: float | None = None
 
@@ -146,8 +185,8 @@ class ShowProgress(L.Callback):
         mass = float(outputs["loss"])
         self._mass = mass if self._mass is None else self._mass + 0.02 * (mass - self._mass)
         figures: dict[str, float | str] = {"mass": f"{self._mass:.4f} nats/value"}
-        if "val_mass" in trainer.callback_metrics:
-            figures["val"] = f"{float(trainer.callback_metrics['val_mass']):.4f}"
+        if self.validation is not None and self.validation.latest is not None:
+            figures["val"] = f"{self.validation.latest[1]:.4f}"
         self.progress.update(1, **figures)
 
 

@@ -1,0 +1,94 @@
+"""Go on with a run that was stopped, as if it never had been."""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from noiseflow.errors import UserError
+from noiseflow.options import FitOptions
+from noiseflow.progress import SILENT, Progress
+from noiseflow.training.fit import CHECKPOINT, build, complete, open_split, write_config
+
+log = logging.getLogger(__name__)
+
+_MAY_CHANGE = {"data", "steps", "workers", "device", "overwrite"}
+
+
+def resume(run: str | Path, changes: dict[str, Any], progress: Progress = SILENT) -> bool:
+    """Train a run to its end from its last checkpoint, or from the start where it has none.
+
+    On a CPU with the same number of threads the model file equals that of an uninterrupted run, byte for byte.
+
+    Args:
+        run: the run folder.
+        changes: options given anew: `steps` may grow, `data` may have moved (or, said so, changed), `workers` and
+            `device` may differ.
+        progress: what shows how far it has come.
+
+    Returns:
+        True if the run is finished, False if Ctrl-C ended it again.
+
+    Raises:
+        UserError: the folder is no run folder, or what it was made from has changed.
+    """
+    folder = Path(run)
+    options, environment = _recorded(folder)
+    forbidden = sorted(name for name in changes if name not in _MAY_CHANGE and changes[name] != getattr(options, name))
+    if forbidden:
+        flag = "--" + forbidden[0].replace("_", "-")
+        raise UserError(f"{flag}: a resumed run keeps what it began with ({getattr(options, forbidden[0])!r})")
+    allowed = {name: value for name, value in changes.items() if name in _MAY_CHANGE}
+    options = replace(options, **({"data": environment["data"]} | allowed), out=str(folder), overwrite=True)
+    dataset = open_split(options, options.split)
+    if dataset.root_hash() != environment["data_hash"]:
+        if "data" not in changes:
+            raise UserError(
+                f"{options.data}: the data have changed since the run began; to go on with them all the same, "
+                f"say so with --data {options.data}"
+            )
+        log.warning("the data differ from those that the run began with")
+    if environment["threads"] != torch.get_num_threads():
+        log.warning("the run began with %s threads; with another number results differ in the last bits",
+                    environment["threads"])  # fmt: skip
+    checkpoint = _checkpoint(folder / CHECKPOINT)
+    done = 0 if checkpoint is None else int(checkpoint["noiseflow_step"])
+    assert options.steps is not None
+    if options.steps < done:
+        raise UserError(f"--steps: the run has already taken {done} steps, more than {options.steps}")
+    log.info("going on after step %d of %d", done, options.steps)
+    write_config(folder, options, dataset)
+    return complete(build(options, dataset), options, dataset, checkpoint, progress)
+
+
+def _recorded(folder: Path) -> tuple[FitOptions, dict[str, Any]]:
+    """The options and the environment that a run folder holds."""
+    if not (folder / "config.yaml").is_file() or not (folder / "environment.json").is_file():
+        raise UserError(f"{folder}: expected a run folder with config.yaml and environment.json, found none")
+    try:
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        environment = json.loads((folder / "environment.json").read_text())
+        options = FitOptions(**config)
+        environment["data"], environment["data_hash"], environment["threads"]
+    except (ValueError, TypeError, KeyError, yaml.YAMLError) as error:
+        raise UserError(f"{folder}: config.yaml or environment.json is damaged ({error})") from error
+    return options, environment
+
+
+def _checkpoint(path: Path) -> dict[str, Any] | None:
+    """The last checkpoint, or None where the run was stopped before its first one."""
+    if not path.is_file():
+        return None
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint["noiseflow_step"]
+    except (OSError, RuntimeError, KeyError, EOFError, ValueError, TypeError, pickle.UnpicklingError) as error:
+        raise UserError(f"{path}: not a readable checkpoint of noiseflow ({type(error).__name__})") from error
+    return checkpoint
