@@ -60,7 +60,7 @@ class NoiseModelTask(L.LightningModule):
         self.resume_from = resume_from
         self.first_step = 0
         self.source = source
-        self._origin = ""
+        self._shot: Shot | None = None
         if resume_from is not None:
             self.first_step = int(resume_from["noiseflow_step"])
             self.load_state_dict(resume_from["state_dict"])
@@ -88,7 +88,7 @@ class NoiseModelTask(L.LightningModule):
     def training_step(self, batch: tuple[Tensor, Shot], batch_idx: int) -> Tensor:
         """One step on a batch of patches."""
         noisy, shot = batch
-        self._origin = self._rows(shot, range(len(shot)))
+        self._shot = shot
         loss = self.mass(noisy, shot, self.step, _TRAINING)
         if not bool(torch.isfinite(loss)):
             raise NonFiniteError(self._blame(noisy, shot))
@@ -97,9 +97,9 @@ class NoiseModelTask(L.LightningModule):
 
     def _rows(self, shot: Shot, rows: Iterable[int]) -> str:
         """Camera, ISO and file of some rows of the batch in hand, each once."""
-        names = []
+        names, cameras = [], shot.camera_names
         for row in rows:
-            name = f"camera {shot.camera_names[row]}, ISO {float(shot.iso[row]):g}"
+            name = f"camera {cameras[row]}, ISO {float(shot.iso[row]):g}"
             if self.source is not None:
                 name += f", {self.source(self.step * len(shot) + row)}"
             names.append(name)
@@ -153,9 +153,11 @@ class NoiseModelTask(L.LightningModule):
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
         if bool(torch.isfinite(torch.stack([g.square().sum() for g in gradients]).sum())):
             return
+        assert self._shot is not None
+        where = self._rows(self._shot, range(len(self._shot)))
         for name, parameter in self.model.named_parameters():
             if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
-                raise NonFiniteError(f"the gradient of {name} is not finite at step {self.step + 1}; {self._origin}")
+                raise NonFiniteError(f"the gradient of {name} is not finite at step {self.step + 1}; {where}")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the number of steps since the very start: Lightning counts those of this process."""
