@@ -220,7 +220,8 @@ def glow_image(
         steps: flow steps a level.
         hidden: channels of the couplings' hidden layers.
         base: `"gaussian"` or `"logistic"`.
-        seed: of the random rotations that the 1×1 convolutions start from.
+        seed: of the random rotations that the 1×1 convolutions start from; the couplings' networks draw theirs from
+            torch's global generator, as layers of torch do.
 
     Source: Kingma and Dhariwal 2018.
     """
