@@ -5,6 +5,7 @@ from collections.abc import Callable
 from noiseflow.models.base import FittedModel, NoDensityError, NoiseModel, quantise, synthesize
 from noiseflow.models.flow import Flow, MassBound
 from noiseflow.models.gaussian import Gaussian, NoiseLevelFunction
+from noiseflow.models.image import ImageFlow, glow_image, nice_image
 from noiseflow.models.zoo import glow, noise_flow
 
 ARCHITECTURES: dict[str, Callable[..., FittedModel]] = {
@@ -24,11 +25,14 @@ __all__ = [
     "FittedModel",
     "Flow",
     "Gaussian",
+    "ImageFlow",
     "MassBound",
     "NoDensityError",
     "NoiseLevelFunction",
     "NoiseModel",
     "glow",
+    "glow_image",
+    "nice_image",
     "noise_flow",
     "quantise",
     "synthesize",

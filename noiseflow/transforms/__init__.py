@@ -3,18 +3,25 @@
 from noiseflow.transforms.actnorm import ActNorm
 from noiseflow.transforms.base import Chain, Squeeze, Transform, Unsqueeze
 from noiseflow.transforms.conv1x1 import Conv1x1, Conv1x1LU
-from noiseflow.transforms.coupling import AffineCoupling
+from noiseflow.transforms.coupling import AdditiveCoupling, AffineCoupling
+from noiseflow.transforms.diagonal import DiagonalScale
+from noiseflow.transforms.multiscale import OnFirst, Split, multi_scale
 from noiseflow.transforms.sensor import Gain, SignalDependentScale
 
 __all__ = [
     "ActNorm",
+    "AdditiveCoupling",
     "AffineCoupling",
     "Chain",
     "Conv1x1",
     "Conv1x1LU",
+    "DiagonalScale",
     "Gain",
+    "OnFirst",
     "SignalDependentScale",
+    "Split",
     "Squeeze",
     "Transform",
     "Unsqueeze",
+    "multi_scale",
 ]

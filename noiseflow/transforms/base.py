@@ -90,7 +90,7 @@ class Chain(Transform):
                 x, _ = layer(x, shot)
 
     def __repr__(self) -> str:
-        lines = [f"  {layer!r}" for layer in self]
+        lines = ["  " + repr(layer).replace("\n", "\n  ") for layer in self]
         return "Chain(\n" + "\n".join(lines) + "\n)"
 
 

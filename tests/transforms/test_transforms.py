@@ -10,14 +10,19 @@ from noiseflow.noise_level import NoiseLevel
 from noiseflow.shot import Shot
 from noiseflow.transforms import (
     ActNorm,
+    AdditiveCoupling,
     AffineCoupling,
     Chain,
     Conv1x1,
     Conv1x1LU,
+    DiagonalScale,
     Gain,
+    OnFirst,
     SignalDependentScale,
+    Split,
     Squeeze,
     Unsqueeze,
+    multi_scale,
 )
 
 PAIRS = [("IP", 100), ("IP", 800), ("S6", 100), ("S6", 3200)]
@@ -26,6 +31,10 @@ CONTEXT = 3
 
 def rotation_seed():
     return torch.Generator().manual_seed(5)
+
+
+def glow_step(channels):
+    return [ActNorm(channels), Conv1x1LU(channels, rotation_seed()), AffineCoupling(channels, 6)]
 
 
 TABLE = {
@@ -38,6 +47,15 @@ TABLE = {
     "coupling": (lambda: AffineCoupling(4, 6), 4, 1),
     "coupling, odd channels, swapped": (lambda: AffineCoupling(3, 6, swap=True), 3, 1),
     "coupling with context": (lambda: AffineCoupling(4, 6, context=CONTEXT), 4, 1),
+    "additive coupling": (lambda: AdditiveCoupling(4, 6), 4, 1),
+    "additive coupling, odd channels, swapped": (lambda: AdditiveCoupling(3, 6, swap=True, kernel=1), 3, 1),
+    "additive coupling with context": (lambda: AdditiveCoupling(4, 6, context=CONTEXT), 4, 1),
+    "diagonal scale": (lambda: DiagonalScale(3), 3, 1),
+    "diagonal scale per dimension": (lambda: Chain([Squeeze(2), DiagonalScale(12), Unsqueeze(2)]), 3, 2),
+    "split": (lambda: Split(4), 4, 1),
+    "split, odd channels": (lambda: Split(3), 3, 1),
+    "on first": (lambda: OnFirst(2, Chain([ActNorm(2), AffineCoupling(2, 6)])), 3, 1),
+    "multi-scale": (lambda: multi_scale(1, 2, glow_step), 1, 4),
     "squeeze": (lambda: Squeeze(2), 2, 2),
     "unsqueeze": (lambda: Unsqueeze(2), 4, 1),
     "signal-dependent scale": (lambda: SignalDependentScale(NoiseLevel(Conditions(PAIRS))), 4, 1),
@@ -87,6 +105,11 @@ def shot_for(batch, channels, height, width, dtype=torch.float64, seed=3):
     )
 
 
+def fitting(height, width, multiple):
+    """The size, rounded up to one that the transform takes."""
+    return -(-height // multiple) * multiple, -(-width // multiple) * multiple
+
+
 def noise_for(shot, seed=7):
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(shot.clean.shape, dtype=torch.float64, generator=generator).to(shot.clean.dtype)
@@ -99,9 +122,9 @@ def row(request):
 
 @pytest.mark.parametrize("size", SHAPES)
 def test_round_trip(row, size):
-    build, channels, _ = row
+    build, channels, multiple = row
     transform = scrambled(build)
-    shot = shot_for(3, channels, *size)
+    shot = shot_for(3, channels, *fitting(*size, multiple))
     x = noise_for(shot)
     z, log_det = transform(x, shot)
     back, log_det_back = transform.inverse(z, shot)
@@ -113,9 +136,9 @@ def test_round_trip(row, size):
 
 @pytest.mark.parametrize("size", SHAPES)
 def test_log_det_is_the_jacobians(row, size):
-    build, channels, _ = row
+    build, channels, multiple = row
     transform = scrambled(build)
-    shot = shot_for(2, channels, *size)
+    shot = shot_for(2, channels, *fitting(*size, multiple))
     x = noise_for(shot)
     for i in range(2):
         alone = shot.rows(i)
@@ -130,9 +153,9 @@ def test_log_det_is_the_jacobians(row, size):
 
 
 def test_gradients(row):
-    build, channels, _ = row
+    build, channels, multiple = row
     transform = scrambled(build)
-    shot = shot_for(2, channels, 2, 4)
+    shot = shot_for(2, channels, *fitting(2, 4, multiple))
     x = noise_for(shot).requires_grad_(True)
     parameters = [p for p in transform.parameters() if p.requires_grad]
     assert torch.autograd.gradcheck(lambda v, *_: transform(v, shot), (x, *parameters))
@@ -142,9 +165,9 @@ def test_gradients(row):
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 def test_rows_stand_alone(row, dtype, tolerance):
-    build, channels, _ = row
+    build, channels, multiple = row
     transform = scrambled(build, dtype)
-    shot = shot_for(4, channels, 6, 4, dtype)
+    shot = shot_for(4, channels, *fitting(6, 4, multiple), dtype)
     x = noise_for(shot)
     with torch.no_grad():
         for call, value in ((transform, x), (transform.inverse, transform(x, shot)[0])):
@@ -156,10 +179,10 @@ def test_rows_stand_alone(row, dtype, tolerance):
 
 
 def test_calls_change_no_state(row):
-    build, channels, _ = row
+    build, channels, multiple = row
     transform = scrambled(build)
     before = copy.deepcopy(transform.state_dict())
-    shot = shot_for(2, channels, 4, 4)
+    shot = shot_for(2, channels, *fitting(4, 4, multiple))
     z, _ = transform(noise_for(shot), shot)
     transform.inverse(z, shot)
     for key, value in transform.state_dict().items():
@@ -168,9 +191,9 @@ def test_calls_change_no_state(row):
 
 def test_saved_loaded_continued(row, tmp_path):
     """A loaded transform gives the same values, is not initialised again, and trains on as the original does."""
-    build, channels, _ = row
+    build, channels, multiple = row
     original = scrambled(build)
-    shot = shot_for(2, channels, 4, 4)
+    shot = shot_for(2, channels, *fitting(4, 4, multiple))
     x = noise_for(shot)
     original.initialize(x, shot)
     torch.save(original.state_dict(), tmp_path / "state.pt")
@@ -221,10 +244,37 @@ def test_size_multiple_and_its_error():
 def test_starts_are_the_identity():
     shot = shot_for(2, 4, 4, 4)
     x = noise_for(shot)
-    for layer in (Conv1x1(4), Conv1x1LU(4), AffineCoupling(4, 8), ActNorm(4), Gain(Conditions(PAIRS))):
+    couplings = (AffineCoupling(4, 8), AdditiveCoupling(4, 8), Split(4))
+    for layer in (Conv1x1(4), Conv1x1LU(4), *couplings, ActNorm(4), DiagonalScale(4), Gain(Conditions(PAIRS))):
         z, log_det = layer.double()(x, shot)
         assert torch.equal(z, x)
         assert float(log_det.detach().abs().max()) == 0.0
+
+
+def test_multi_scale_finishes_the_half_that_leaves_first():
+    """Deeper levels move only what the split kept, and the whole needs sides that divide by 2^levels."""
+    flow = scrambled(lambda: multi_scale(1, 3, glow_step))
+    assert flow.size_multiple == 8
+    shot = shot_for(2, 1, 8, 8)
+    x = noise_for(shot)
+    first = Chain(list(flow)[:5])  # squeeze, the three layers of a step, split
+    leaving = first(x, shot)[0][:, 2:]
+    base = Squeeze(2)(flow(x, shot)[0], shot)[0]
+    assert torch.equal(base[:, 2:], leaving)
+    assert not torch.equal(base[:, :2], first(x, shot)[0][:, :2])
+
+
+def test_a_split_scores_the_half_that_leaves_under_its_learned_prior():
+    """log N(z; 0, 1) + log_det of the split is log N(x_b; mean, exp(log_std)²) + log N(x_a; 0, 1)."""
+    split = scrambled(lambda: Split(4))
+    shot = shot_for(3, 4, 6, 4)
+    x = noise_for(shot)
+    z, log_det = split(x, shot)
+    mean, log_std = split.prior(x[:, :2]).chunk(2, dim=1)
+    expected = torch.distributions.Normal(mean, log_std.exp()).log_prob(x[:, 2:]).sum(dim=(1, 2, 3))
+    standard = torch.distributions.Normal(0.0, 1.0)
+    expected = expected + standard.log_prob(x[:, :2]).sum(dim=(1, 2, 3))
+    assert torch.allclose(standard.log_prob(z).sum(dim=(1, 2, 3)) + log_det, expected, rtol=1e-12, atol=1e-9)
 
 
 def test_rotation_start_is_orthogonal():
