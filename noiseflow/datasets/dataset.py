@@ -114,6 +114,7 @@ def open_dataset(
     root: Path | str,
     *,
     domain: str | None = None,
+    condition: str = "raw",
     black: float | None = None,
     white: float | None = None,
 ) -> NoiseDataset:
@@ -122,6 +123,7 @@ def open_dataset(
     Args:
         root: the folder.
         domain: "raw" or "srgb"; None: raw where the folder has it.
+        condition: "srgb" gives every raw pair the clean picture of the same place, from the tree's sRGB half.
         black: black level in codes. Wins over SIDD's metadata; a row of `pairs.csv` wins over it.
         white: white level in codes, likewise.
 
@@ -131,11 +133,15 @@ def open_dataset(
     root = Path(root)
     if domain not in (None, "raw", "srgb"):
         raise UserError(f"domain: expected raw or srgb, got {domain!r}")
+    if condition == "srgb" and domain == "srgb":
+        raise UserError("condition srgb: expected domain raw, got srgb; pictures have themselves as their condition")
     if root.name == pairs.FILE_NAME and root.is_file():
         root = root.parent
     if not root.is_dir():
         raise UserError(f"{root}: expected a folder, got {'a file' if root.exists() else 'none'}")
     if (root / pairs.FILE_NAME).is_file():
+        if condition == "srgb":
+            raise UserError(f"{root}: expected a SIDD tree with both halves for condition srgb, got {pairs.FILE_NAME}")
         return _open_table(root, domain, black, white)
     instances = sidd.find_instances(root)
     if not instances:
@@ -145,11 +151,13 @@ def open_dataset(
         )
     if instances[0].parent.name == "Data":
         root = instances[0].parent.parent
-    return _open_sidd(root, domain, black, white)
+    return _open_sidd(root, "raw" if condition == "srgb" else domain, condition == "srgb", black, white)
 
 
-def _open_sidd(root: Path, domain: str | None, black: float | None, white: float | None) -> NoiseDataset:
-    halves = sidd.scan(root, black=black, white=white)
+def _open_sidd(
+    root: Path, domain: str | None, pictures: bool, black: float | None, white: float | None
+) -> NoiseDataset:
+    halves = sidd.scan(root, black=black, white=white, pictures=pictures)
     if domain is None:
         domain = "raw" if halves["raw"].frames or halves["raw"].problems else "srgb"
     half = halves[domain]

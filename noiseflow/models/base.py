@@ -62,6 +62,8 @@ class FittedModel(nn.Module):
     """
 
     noise_domain = "latent"
+    condition = "raw"
+    """What tells the model how bright a pixel is: "raw", the clean image itself, or "srgb", `shot.srgb`."""
 
     def __init__(self, conditions: Conditions, channels: int) -> None:
         super().__init__()

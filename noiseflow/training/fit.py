@@ -25,6 +25,7 @@ from noiseflow.models import ARCHITECTURES, FittedModel, Flow, Gaussian, NoiseLe
 from noiseflow.options import DataOptions, FitOptions, as_dict, listed
 from noiseflow.progress import SILENT, Progress
 from noiseflow.shot import Shot
+from noiseflow.training.intensity import fit_intensity
 from noiseflow.training.noise_level import fit_noise_level
 
 log = logging.getLogger(__name__)
@@ -52,7 +53,11 @@ def fit(options: FitOptions, progress: Progress = SILENT) -> bool:
     if options.model not in ARCHITECTURES:
         raise UserError(f"model: expected one of {', '.join(ARCHITECTURES)}, got {options.model!r}")
     started = time.time()
-    dataset = open_split(options, options.split)
+    if options.condition == "srgb" and options.model in ("gaussian", "nlf"):
+        raise UserError(
+            f"--condition srgb: expected a flow, got {options.model}; the baselines see the clean raw frame"
+        )
+    dataset = open_split(options, options.split, condition=options.condition)
     options = replace(options, domain=dataset.domain, steps=_steps(options))  # type: ignore[arg-type]
     out = claim(options.out, overwrite=options.overwrite)
     train, validation = hold_out(dataset.frames, 0.1, 0) if options.model in DEFAULT_STEPS else (dataset.frames, ())
@@ -66,7 +71,7 @@ def fit(options: FitOptions, progress: Progress = SILENT) -> bool:
     else:
         model = _build(options, dataset.conditions, train[0].channels)
         assert isinstance(model, Flow)
-        model.start_from(fit_noise_level(noisy, shot))
+        _start(model, noisy, shot)
         finished, scores = _train(model, train, validation, options, out, progress)
     model.card = _card(options, dataset, train, validation, scores)
     config = yaml.safe_dump(as_dict(options), sort_keys=True)
@@ -76,8 +81,8 @@ def fit(options: FitOptions, progress: Progress = SILENT) -> bool:
     return finished
 
 
-def open_split(options: DataOptions, split: str, *, domain: str | None = None) -> NoiseDataset:
-    """The images that data options select."""
+def open_split(options: DataOptions, split: str, *, domain: str | None = None, condition: str = "raw") -> NoiseDataset:
+    """The images that data options select; with condition srgb, raw ones with their clean picture."""
     isos = listed(options.isos)
     try:
         numbers = None if isos is None else [float(iso) for iso in isos]
@@ -85,7 +90,13 @@ def open_split(options: DataOptions, split: str, *, domain: str | None = None) -
         raise UserError(f"--isos: expected numbers separated by commas, got {options.isos!r}") from None
     if options.max_images is not None and options.max_images < 1:
         raise UserError(f"--max_images: expected at least 1, got {options.max_images}")
-    dataset = open_dataset(options.data, domain=options.domain or domain, black=options.black, white=options.white)
+    dataset = open_dataset(
+        options.data,
+        domain=options.domain or domain,
+        condition=condition,
+        black=options.black,
+        white=options.white,
+    )
     return dataset.select(split=split, cameras=listed(options.cameras), isos=numbers, max_images=options.max_images)
 
 
@@ -133,6 +144,15 @@ def fit_baseline(name: str, noisy: Tensor, shot: Shot) -> FittedModel:
     return model.eval()
 
 
+def _start(flow: Flow, noisy: Tensor, shot: Shot) -> None:
+    """Make a flow equal to the noise level function of its data, given what the flow sees of the intensity."""
+    intensity = None
+    if flow.intensity is not None:
+        fit_intensity(flow.intensity, shot)
+        intensity = flow.intensity.curve(shot)
+    flow.start_from(fit_noise_level(noisy, shot, intensity=intensity))
+
+
 def _steps(options: FitOptions) -> int:
     steps = DEFAULT_STEPS.get(options.model, 0) if options.steps is None else options.steps
     if steps < 0 or options.batch < 1 or options.patch < 1:
@@ -142,6 +162,7 @@ def _steps(options: FitOptions) -> int:
 
 def _build(options: FitOptions, pairs: tuple[tuple[str, float], ...], channels: int) -> FittedModel:
     extra = {name: getattr(options, name) for name in ("hidden", "layers") if getattr(options, name) is not None}
+    extra["condition"] = options.condition
     if options.model == "glow" and "layers" in extra:
         raise UserError("--layers: only noise_flow takes an order of layers")
     try:
