@@ -38,7 +38,7 @@ class SimulateOptions:
 class DataOptions:
     """Which images of a data set to use, and how to read them."""
 
-    data: str = _option("a SIDD tree, or a folder with pairs.csv")
+    data: str = _option("a SIDD tree, or a folder with pairs.csv or with SIDD's block files")
     domain: Literal["raw", "srgb"] | None = _option(
         "half of a SIDD tree; default: what the model works on, else raw where there is one", None
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from noiseflow.datasets import pairs, sidd
+from noiseflow.datasets import blocks, pairs, sidd
 from noiseflow.datasets.base import FramePair
 from noiseflow.datasets.splits import assign
 from noiseflow.errors import UserError
@@ -118,7 +118,7 @@ def open_dataset(
     black: float | None = None,
     white: float | None = None,
 ) -> NoiseDataset:
-    """Open a SIDD tree (real or simulated) or a folder with `pairs.csv`; no image is read.
+    """Open a SIDD tree (real or simulated), a folder with `pairs.csv` or SIDD's block files; no image is read.
 
     Args:
         root: the folder.
@@ -128,7 +128,7 @@ def open_dataset(
         white: white level in codes, likewise.
 
     Raises:
-        UserError: the folder is of neither kind, or files are missing; the first is named.
+        UserError: the folder is of no such kind, or files are missing; the first is named.
     """
     root = Path(root)
     if domain not in (None, "raw", "srgb"):
@@ -143,11 +143,13 @@ def open_dataset(
         if condition == "srgb":
             raise UserError(f"{root}: expected a SIDD tree with both halves for condition srgb, got {pairs.FILE_NAME}")
         return _open_table(root, domain, black, white)
+    if blocks.find(root):
+        return _open_blocks(root, domain, condition == "srgb", black, white)
     instances = sidd.find_instances(root)
     if not instances:
         raise UserError(
-            f"{root}: expected {pairs.FILE_NAME} or a SIDD tree (folders like "
-            "Data/0001_001_S6_00100_00060_3200_L), found neither"
+            f"{root}: expected {pairs.FILE_NAME}, a SIDD tree (folders like Data/0001_001_S6_00100_00060_3200_L) or "
+            "SIDD's block files (ValidationNoisyBlocksRaw.mat), found none of them"
         )
     if instances[0].parent.name == "Data":
         root = instances[0].parent.parent
@@ -201,6 +203,22 @@ def _open_table(root: Path, domain: str | None, black: float | None, white: floa
         split_protocol=protocol,
         split_of=split_of,
         everything=_files(frames, root / pairs.FILE_NAME, root / SENSOR_FILE),
+    )
+
+
+def _open_blocks(
+    root: Path, domain: str | None, pictures: bool, black: float | None, white: float | None
+) -> NoiseDataset:
+    found, frames = blocks.scan(root, domain="raw" if pictures else domain, pictures=pictures, black=black, white=white)
+    return NoiseDataset(
+        root=root,
+        domain=found,
+        truth="mean",
+        sensor=None,
+        frames=frames,
+        split_protocol="SIDD's validation and benchmark blocks: test images, all of them",
+        split_of={frame.name: "test" for frame in frames},
+        everything=_files(frames, root / blocks.FILE_NAME),
     )
 
 
