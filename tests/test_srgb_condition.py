@@ -162,6 +162,14 @@ def test_rows_do_not_depend_on_their_batch():
             torch.testing.assert_close(alone, together, rtol=1e-5, atol=1e-7)  # float32 convolutions
 
 
+def test_the_numpy_door_takes_pictures():
+    flow, shot = pictured()
+    picture = (shot.srgb[1] * 255).round().byte().permute(1, 2, 0).numpy()
+    noise = flow.sample_numpy(np.zeros(picture.shape[:2]), srgb=picture, cfa="GRBG", camera="S6", iso=800, seed=2)
+    same = shot.rows(1).replace(srgb=torch.from_numpy(picture).permute(2, 0, 1)[None] / 255)
+    assert np.array_equal(noise, unpack(flow.sample(same, seed=2)[0], "GRBG").numpy())
+
+
 def test_saved_and_loaded(tmp_path):
     flow, shot = pictured()
     save(flow, tmp_path / "model.safetensors")
