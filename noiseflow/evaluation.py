@@ -238,7 +238,8 @@ def _score(tally: _Tally, score: _Score, noisy: Tensor, shot: Shot, best: Tensor
     height, width = (side // multiple * multiple for side in noisy.shape[-2:])
     if not height or not width:
         return
-    cropped = shot.replace(clean=shot.clean[..., :height, :width], srgb=None, offset=None, gain=None, variance=None)
+    srgb = None if shot.srgb is None else shot.srgb[..., : 2 * height, : 2 * width]
+    cropped = shot.replace(clean=shot.clean[..., :height, :width], srgb=srgb, offset=None, gain=None, variance=None)
     noise = noisy[..., :height, :width].double() - cropped.clean.double()
     try:
         score.log_prob += float(model.log_prob(noise, cropped).double().sum())

@@ -38,7 +38,7 @@ class SimulateOptions:
 class DataOptions:
     """Which images of a data set to use, and how to read them."""
 
-    data: str = _option("a SIDD tree, or a folder with pairs.csv")
+    data: str = _option("a SIDD tree, or a folder with pairs.csv or with SIDD's block files")
     domain: Literal["raw", "srgb"] | None = _option(
         "half of a SIDD tree; default: what the model works on, else raw where there is one", None
     )
@@ -60,6 +60,9 @@ class FitOptions(DataOptions):
     model: str = _option("gaussian, nlf, noise_flow or glow")
     out: str = _option("the run folder to write")
     split: Split = _option("images to fit on", "train")
+    condition: Literal["raw", "srgb"] = _option(
+        "what tells a flow of raw noise how bright a pixel is: the clean raw frame, or its sRGB picture", "raw"
+    )
     steps: int | None = _option("training steps; default: the architecture's own", None)
     batch: int = _option("patches per step", 12)
     patch: int = _option("side of the patches, in packed pixels (raw) or pixels (sRGB)", 64)
@@ -98,6 +101,7 @@ class SampleOptions:
     cfa: str | None = _option("pattern of a mosaic where the file does not say: RGGB, BGGR, GRBG or GBRG", None)
     black: float | None = _option("black level in codes, where the file does not say", None)
     white: float | None = _option("white level in codes, where the file does not say", None)
+    raw: str | None = _option("clean raw frame of the picture, for models that are conditioned on pictures", None)
     lsb: float | None = _option("width of a stored code in linear units; default: the file's, else the model's", None)
     low: float | None = _option("lowest value that can be stored, linear units; default as lsb", None)
     high: float | None = _option("highest value that can be stored, linear units; default as lsb", None)

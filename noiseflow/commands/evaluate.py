@@ -53,7 +53,9 @@ def score(models: list[str], options: EvaluateOptions, command: str, progress: P
     files = [None if name in BASELINES else model_path(name) for name in models]
     loaded = [None if path is None else load(path) for path in files]
     first = next((model for model in loaded if model is not None), None)
-    dataset = open_split(options, options.split, domain=None if first is None else _domain(first))
+    pictured = any(model is not None and model.condition == "srgb" for model in loaded)
+    domain = None if first is None else _domain(first)
+    dataset = open_split(options, options.split, domain=domain, condition="srgb" if pictured else "raw")
     for name, model in zip(models, loaded, strict=True):
         channels = dataset.frames[0].channels
         if model is not None and model.channels != channels:

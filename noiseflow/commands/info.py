@@ -46,6 +46,7 @@ def _model(path: Path) -> dict[str, Any]:
         "parameters": model.parameter_count(),
         "packing": header["packing"],
         "noise domain": header["noise_domain"],
+        "conditioned on": "clean sRGB pictures" if model.condition == "srgb" else "clean images",
         "knows": "; ".join(f"{camera} at ISO {', '.join(isos)}" for camera, isos in known.items()),
     }
     facts |= {

@@ -69,27 +69,35 @@ def run(model_name: str, images: list[str], options: SampleOptions) -> int:
         model.conditions.locate(Shot.of(torch.zeros(1, 1, 1, 1), camera=options.camera, iso=options.iso))
     except UnknownConditionError as error:
         raise UserError(str(error)) from error
+    if options.raw is not None and model.condition != "srgb":
+        raise UserError("--raw: expected a model that is conditioned on pictures; this one takes the raw frame itself")
     stems = [Path(image).stem for image in images]
     twice = {stem for stem in stems if stems.count(stem) > 1}
     if twice:
         raise UserError(f"two clean images are called {sorted(twice)[0]!r}; their results would have one name")
-    cleans = [_read(Path(image), model, options) for image in images[:1]]  # bad input is said before anything is made
+    if model.condition == "srgb":
+        from noiseflow.commands import sample_srgb
+
+        return sample_srgb.run(model, file, images, options)
+    cleans = [
+        read_clean(Path(image), model, options) for image in images[:1]
+    ]  # bad input is said before anything is made
     device = "cuda" if accelerator(options.device) != "cpu" and torch.cuda.is_available() else "cpu"
     model.to(device)
     out = claim(options.out, overwrite=options.overwrite)
     with open_progress() as progress:
         progress.start("sampling", len(images) * options.count)
         for number, (image, stem) in enumerate(zip(images, stems, strict=True)):
-            clean = cleans[0] if number == 0 else _read(Path(image), model, options)
-            shot = _shot(clean, model, options)
+            clean = cleans[0] if number == 0 else read_clean(Path(image), model, options)
+            shot = shot_of(clean, model, options)
             kind = options.format or clean.format
             seeds, names = [], []
             for k in range(options.count):
                 # The seed of an image depends on its content, not on the other images of the command.
-                seeds.append(int(combine(options.seed, _content(clean.image), k)))
+                seeds.append(int(combine(options.seed, content(clean.image), k)))
                 noisy = synthesize(model, shot.to(device), seed=seeds[-1])[0].cpu()
                 names.append(f"{stem}_noisy_{k}.{kind}")
-                _WRITERS[kind](out / names[-1], noisy, clean, shot, options)
+                WRITERS[kind](out / names[-1], noisy, clean, shot, options)
                 progress.update(1)
             record = {
                 "clean": Path(image).name,
@@ -110,7 +118,7 @@ def run(model_name: str, images: list[str], options: SampleOptions) -> int:
     return 0
 
 
-def _read(path: Path, model: FittedModel, options: SampleOptions) -> _Clean:
+def read_clean(path: Path, model: FittedModel, options: SampleOptions) -> _Clean:
     """Read one clean image and bring it to linear units and the model's channels."""
     card = model.card.get("cameras", {}).get(options.camera, {})
     if path.suffix.lower() not in IMAGE_SUFFIXES:
@@ -167,7 +175,7 @@ def _packed(path: Path, mosaic: Tensor, cfa: str, model: FittedModel) -> Tensor:
     return pack(mosaic, cfa)
 
 
-def _shot(clean: _Clean, model: FittedModel, options: SampleOptions) -> Shot:
+def shot_of(clean: _Clean, model: FittedModel, options: SampleOptions) -> Shot:
     """The shot, its code grid from the command line, else the file, else the model's card."""
     card = model.card.get("cameras", {}).get(options.camera, {})
     grid = {}
@@ -181,7 +189,8 @@ def _shot(clean: _Clean, model: FittedModel, options: SampleOptions) -> Shot:
         raise UserError(str(error)) from error
 
 
-def _content(image: Tensor) -> int:
+def content(image: Tensor) -> int:
+    """A number that an image's pixels, and nothing else, decide."""
     return int.from_bytes(hashlib.sha256(image.numpy().tobytes()).digest()[:7], "big")
 
 
@@ -217,7 +226,7 @@ def _write_mat(path: Path, noisy: Tensor, clean: _Clean, shot: Shot, options: Sa
     values = _layout(noisy, clean)
     if values.ndim != 2:
         raise UserError("--format mat: expected a mosaic, got a picture; use npy or png")
-    _through(path, lambda temporary: write_frame(temporary, values))
+    through(path, lambda temporary: write_frame(temporary, values))
 
 
 def _write_png(path: Path, noisy: Tensor, clean: _Clean, shot: Shot, options: SampleOptions) -> None:
@@ -241,7 +250,7 @@ def _write_dng(path: Path, noisy: Tensor, clean: _Clean, shot: Shot, options: Sa
     cfa, (values, white) = clean.cfa, _codes(noisy, clean, shot)
     if not math.isclose(white, values.max(), abs_tol=65535):
         raise UserError("--format dng: the codes do not fit into 16 bits")
-    _through(
+    through(
         path,
         lambda temporary: write_dng(
             temporary,
@@ -255,7 +264,7 @@ def _write_dng(path: Path, noisy: Tensor, clean: _Clean, shot: Shot, options: Sa
     )
 
 
-def _through(path: Path, write: Callable[[Path], None]) -> None:
+def through(path: Path, write: Callable[[Path], None]) -> None:
     """Write under another name first, so that no half file stays under the right one."""
     temporary = path.with_name(f".part-{path.name}")
     try:
@@ -265,9 +274,10 @@ def _through(path: Path, write: Callable[[Path], None]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-_WRITERS: dict[str, Callable[[Path, Tensor, _Clean, Shot, SampleOptions], None]] = {
+WRITERS: dict[str, Callable[[Path, Tensor, _Clean, Shot, SampleOptions], None]] = {
     "npy": _write_npy,
     "mat": _write_mat,
     "png": _write_png,
     "dng": _write_dng,
 }
+"""What writes a noisy image, by format."""

@@ -45,6 +45,8 @@ class Pair:
         origin: row and column in the frame, in pixels of these tensors.
         name: name of the frame, e.g. `0001_001_S6_00100_00060_3200_L/010`.
         scene: name of the scene.
+        srgb: `(3, 2H, 2W)` float32, the clean picture of the same place at mosaic resolution, values k/255; None where
+            the data were not opened for it.
     """
 
     noisy: Float[Tensor, "c h w"]
@@ -58,6 +60,7 @@ class Pair:
     origin: tuple[int, int]
     name: str
     scene: str
+    srgb: Float[Tensor, "3 h2 w2"] | None = None
 
     @property
     def is_finite(self) -> bool:
@@ -79,6 +82,9 @@ def collate(pairs: Sequence[Pair]) -> tuple[Float[Tensor, "b c h w"], Shot]:
     broken = [pair.name for pair in pairs if not pair.is_finite]
     if broken:
         raise UserError(f"{broken[0]}: expected finite values, got NaN or infinity; drop pairs that hold them")
+    pictures = [pair.srgb for pair in pairs if pair.srgb is not None]
+    if pictures and len(pictures) < len(pairs):
+        raise UserError("expected a clean picture with every pair of a batch or with none, got it with some")
     shot = Shot.of(
         torch.stack([pair.clean for pair in pairs]),
         camera=[pair.camera for pair in pairs],
@@ -88,6 +94,7 @@ def collate(pairs: Sequence[Pair]) -> tuple[Float[Tensor, "b c h w"], Shot]:
         high=torch.stack([pair.high for pair in pairs]),
         cfa=tuple(pair.cfa for pair in pairs),
         origin=torch.tensor([pair.origin for pair in pairs], dtype=torch.int64),
+        srgb=torch.stack(pictures) if pictures else None,
     )
     return torch.stack([pair.noisy for pair in pairs]), shot
 
@@ -155,6 +162,10 @@ class FramePair(ABC):
     @abstractmethod
     def _cut(self, which: int, top: int, left: int, height: int, width: int) -> Float[Tensor, "c h w"]:
         """A rectangle of `files[which]` (0 noisy, 1 clean) in linear units, `(C, height, width)` float64."""
+
+    def _cut_picture(self, top: int, left: int, height: int, width: int) -> Float[Tensor, "3 h2 w2"] | None:
+        """The clean sRGB picture of a rectangle, at mosaic resolution; None where the frame has none."""
+        return None
 
     @property
     def lsb(self) -> Float[Tensor, "c"]:
@@ -238,6 +249,7 @@ class FramePair(ABC):
             origin=(top, left),
             name=self.name,
             scene=self.scene,
+            srgb=self._cut_picture(top, left, height, width),
         )
         if not pair.is_finite:
             self._check_broken_part()

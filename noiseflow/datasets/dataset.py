@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from noiseflow.datasets import pairs, sidd
+from noiseflow.datasets import blocks, pairs, sidd
 from noiseflow.datasets.base import FramePair
 from noiseflow.datasets.splits import assign
 from noiseflow.errors import UserError
@@ -114,42 +114,52 @@ def open_dataset(
     root: Path | str,
     *,
     domain: str | None = None,
+    condition: str = "raw",
     black: float | None = None,
     white: float | None = None,
 ) -> NoiseDataset:
-    """Open a SIDD tree (real or simulated) or a folder with `pairs.csv`; no image is read.
+    """Open a SIDD tree (real or simulated), a folder with `pairs.csv` or SIDD's block files; no image is read.
 
     Args:
         root: the folder.
         domain: "raw" or "srgb"; None: raw where the folder has it.
+        condition: "srgb" gives every raw pair the clean picture of the same place, from the tree's sRGB half.
         black: black level in codes. Wins over SIDD's metadata; a row of `pairs.csv` wins over it.
         white: white level in codes, likewise.
 
     Raises:
-        UserError: the folder is of neither kind, or files are missing; the first is named.
+        UserError: the folder is of no such kind, or files are missing; the first is named.
     """
     root = Path(root)
     if domain not in (None, "raw", "srgb"):
         raise UserError(f"domain: expected raw or srgb, got {domain!r}")
+    if condition == "srgb" and domain == "srgb":
+        raise UserError("condition srgb: expected domain raw, got srgb; pictures have themselves as their condition")
     if root.name == pairs.FILE_NAME and root.is_file():
         root = root.parent
     if not root.is_dir():
         raise UserError(f"{root}: expected a folder, got {'a file' if root.exists() else 'none'}")
     if (root / pairs.FILE_NAME).is_file():
+        if condition == "srgb":
+            raise UserError(f"{root}: expected a SIDD tree with both halves for condition srgb, got {pairs.FILE_NAME}")
         return _open_table(root, domain, black, white)
+    if blocks.find(root):
+        return _open_blocks(root, domain, condition == "srgb", black, white)
     instances = sidd.find_instances(root)
     if not instances:
         raise UserError(
-            f"{root}: expected {pairs.FILE_NAME} or a SIDD tree (folders like "
-            "Data/0001_001_S6_00100_00060_3200_L), found neither"
+            f"{root}: expected {pairs.FILE_NAME}, a SIDD tree (folders like Data/0001_001_S6_00100_00060_3200_L) or "
+            "SIDD's block files (ValidationNoisyBlocksRaw.mat), found none of them"
         )
     if instances[0].parent.name == "Data":
         root = instances[0].parent.parent
-    return _open_sidd(root, domain, black, white)
+    return _open_sidd(root, "raw" if condition == "srgb" else domain, condition == "srgb", black, white)
 
 
-def _open_sidd(root: Path, domain: str | None, black: float | None, white: float | None) -> NoiseDataset:
-    halves = sidd.scan(root, black=black, white=white)
+def _open_sidd(
+    root: Path, domain: str | None, pictures: bool, black: float | None, white: float | None
+) -> NoiseDataset:
+    halves = sidd.scan(root, black=black, white=white, pictures=pictures)
     if domain is None:
         domain = "raw" if halves["raw"].frames or halves["raw"].problems else "srgb"
     half = halves[domain]
@@ -193,6 +203,22 @@ def _open_table(root: Path, domain: str | None, black: float | None, white: floa
         split_protocol=protocol,
         split_of=split_of,
         everything=_files(frames, root / pairs.FILE_NAME, root / SENSOR_FILE),
+    )
+
+
+def _open_blocks(
+    root: Path, domain: str | None, pictures: bool, black: float | None, white: float | None
+) -> NoiseDataset:
+    found, frames = blocks.scan(root, domain="raw" if pictures else domain, pictures=pictures, black=black, white=white)
+    return NoiseDataset(
+        root=root,
+        domain=found,
+        truth="mean",
+        sensor=None,
+        frames=frames,
+        split_protocol="SIDD's validation and benchmark blocks: test images, all of them",
+        split_of={frame.name: "test" for frame in frames},
+        everything=_files(frames, root / blocks.FILE_NAME),
     )
 
 

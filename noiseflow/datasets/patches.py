@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from noiseflow.datasets.base import FramePair, Pair
 from noiseflow.errors import UserError
 from noiseflow.randomness import combine
-from noiseflow.raw.cfa import mirror_packed
+from noiseflow.raw.cfa import mirror, mirror_packed
 
 _log = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ class PatchDataset(Dataset[Pair]):
         if frame.cfa is None:
             pair = frame.read(top, left, self.patch, self.patch)
             axes = [axis for axis, turned in ((-2, vertical), (-1, horizontal)) if turned]
-            return _replaced(pair, pair.noisy.flip(axes), pair.clean.flip(axes), (top, left))
+            return replace(pair, noisy=pair.noisy.flip(axes), clean=pair.clean.flip(axes), origin=(top, left))
         vertical, horizontal = vertical and rows > 1, horizontal and columns > 1
         pair = frame.read(
             # the extra cell lies behind the patch, or before it at the frame's far end
@@ -128,7 +128,8 @@ class PatchDataset(Dataset[Pair]):
             mirror_packed(image, frame.cfa, vertical=vertical, horizontal=horizontal)
             for image in (pair.noisy, pair.clean)
         )
-        return _replaced(pair, noisy, clean, (top, left))
+        srgb = None if pair.srgb is None else mirror(pair.srgb, vertical=vertical, horizontal=horizontal)
+        return replace(pair, noisy=noisy, clean=clean, srgb=srgb, origin=(top, left))
 
     def _places(self, frame: FramePair) -> tuple[int, int]:
         """Number of rows and columns that a patch can begin at."""
@@ -143,10 +144,6 @@ class PatchDataset(Dataset[Pair]):
     def _shuffled(self, count: int, *purpose: int) -> list[int]:
         keys = combine(self.seed, *purpose, torch.arange(count))
         return torch.argsort(keys, stable=True).tolist()
-
-
-def _replaced(pair: Pair, noisy: torch.Tensor, clean: torch.Tensor, origin: tuple[int, int]) -> Pair:
-    return replace(pair, noisy=noisy, clean=clean, origin=origin)
 
 
 def tiles(frame_size: tuple[int, int], tile: int) -> list[tuple[int, int, int, int]]:

@@ -70,13 +70,16 @@ def find_instances(root: Path) -> list[Path]:
     return []
 
 
-def scan(root: Path, *, black: float | None = None, white: float | None = None) -> dict[str, Half]:
+def scan(
+    root: Path, *, black: float | None = None, white: float | None = None, pictures: bool = False
+) -> dict[str, Half]:
     """Find the frame pairs of a tree by their names; no frame is opened.
 
     Args:
         root: the tree.
         black: black level in codes, in place of what the metadata files say.
         white: white level in codes, likewise.
+        pictures: give every raw frame the clean picture of the sRGB half.
 
     Returns:
         The halves "raw" and "srgb".
@@ -90,6 +93,7 @@ def scan(root: Path, *, black: float | None = None, white: float | None = None) 
             for number, noisy in sorted(files.get(("NOISY", kind), {}).items()):
                 name = f"{folder.name}/{number}"
                 clean, about = _matching(cleans, number), _matching(metadata, number)
+                picture = _matching(files.get(("GT", "SRGB"), {}), number)
                 if float(iso) <= 0:
                     half.problems.append(f"{folder}: expected an ISO above 0 in the folder's name, got {iso}")
                 elif clean is None:
@@ -98,8 +102,26 @@ def scan(root: Path, *, black: float | None = None, white: float | None = None) 
                     half.frames.append(SiddSrgbFrame(name, scene, camera, float(iso), noisy, clean))
                 elif about is None:
                     half.problems.append(_missing(noisy, "METADATA", "the metadata"))
+                elif pictures and picture is None:
+                    half.problems.append(
+                        f"{folder}: expected the clean picture of {noisy.name} (…_GT_SRGB_{number}.PNG), found none; "
+                        "--condition srgb needs both halves of the tree in one place"
+                    )
                 else:
-                    half.frames.append(SiddRawFrame(name, scene, camera, float(iso), noisy, clean, about, black, white))
+                    half.frames.append(
+                        SiddRawFrame(
+                            name,
+                            scene,
+                            camera,
+                            float(iso),
+                            noisy,
+                            clean,
+                            about,
+                            black,
+                            white,
+                            picture if pictures else None,
+                        )
+                    )
     return {"raw": raw, "srgb": srgb}
 
 
@@ -142,8 +164,11 @@ class SiddRawFrame(FramePair):
         metadata: Path,
         black: float | None = None,
         white: float | None = None,
+        picture: Path | None = None,
     ) -> None:
-        super().__init__(name=name, scene=scene, camera=camera, iso=iso, files=(noisy, clean, metadata))
+        files = (noisy, clean, metadata) if picture is None else (noisy, clean, metadata, picture)
+        super().__init__(name=name, scene=scene, camera=camera, iso=iso, files=files)
+        self.picture = picture
         self._mats = MatFrame(noisy), MatFrame(clean)
         self._given = black, white
 
@@ -196,6 +221,18 @@ class SiddRawFrame(FramePair):
     def _cut(self, which: int, top: int, left: int, height: int, width: int) -> Float[Tensor, "c h w"]:
         mosaic = self._mats[which].read(2 * top, 2 * left, 2 * height, 2 * width)
         return pack(torch.from_numpy(mosaic.astype(np.float64)), self.cfa)
+
+    def _cut_picture(self, top: int, left: int, height: int, width: int) -> Float[Tensor, "3 h2 w2"] | None:
+        if self.picture is None:
+            return None
+        image, (rows, columns) = decoded(self.picture), self.size
+        if image.dtype != np.uint8 or image.shape != (2 * rows, 2 * columns, 3):
+            raise UserError(
+                f"{self.picture}: expected an 8-bit colour picture of the mosaic's size, {2 * rows}×{2 * columns}, got "
+                f"{image.dtype} {tuple(image.shape)}; a picture that was turned or cropped shows another place"
+            )
+        part = image[2 * top : 2 * (top + height), 2 * left : 2 * (left + width)]
+        return torch.from_numpy(part.transpose(2, 0, 1).astype(np.float32) / 255)
 
 
 class SiddSrgbFrame(FramePair):

@@ -62,6 +62,8 @@ class FittedModel(nn.Module):
     """
 
     noise_domain = "latent"
+    condition = "raw"
+    """What tells the model how bright a pixel is: "raw", the clean image itself, or "srgb", `shot.srgb`."""
 
     def __init__(self, conditions: Conditions, channels: int) -> None:
         super().__init__()
@@ -96,7 +98,14 @@ class FittedModel(nn.Module):
             )
 
     def sample_numpy(
-        self, clean: np.ndarray, *, camera: str, iso: float, seed: int = 0, cfa: str = "RGGB"
+        self,
+        clean: np.ndarray,
+        *,
+        camera: str,
+        iso: float,
+        seed: int = 0,
+        cfa: str = "RGGB",
+        srgb: np.ndarray | None = None,
     ) -> np.ndarray:
         """Noise for one clean image, without tensors.
 
@@ -107,6 +116,8 @@ class FittedModel(nn.Module):
             iso: ISO speed.
             seed: equal seeds, equal noise.
             cfa: the mosaic's colour filter pattern.
+            srgb: `(H, W, 3)` uint8 at mosaic resolution, the clean picture that models with condition "srgb" see; the
+                values of `clean` do not matter to them.
 
         Returns:
             Noise in linear units, clean's shape, float32. Add it to clean, then round and clip (`synthesize`).
@@ -132,7 +143,11 @@ class FittedModel(nn.Module):
             image = image[None]
         elif not (self.channels == 4 and image.ndim == 3 and image.shape[0] == 4):
             raise ValueError(f"clean: expected {expected} for a {self.packing} model, got {tuple(image.shape)}")
-        noise = self.sample(Shot.of(image[None], camera=camera, iso=iso), seed=seed)[0]
+        shot = Shot.of(image[None], camera=camera, iso=iso)
+        if srgb is not None:
+            picture = torch.as_tensor(np.ascontiguousarray(srgb)).permute(2, 0, 1)[None].float() / 255
+            shot = shot.replace(cfa=cfa, srgb=picture)
+        noise = self.sample(shot, seed=seed)[0]
         if mosaic:
             noise = unpack(noise, cfa)
         elif self.channels == 3:

@@ -8,6 +8,9 @@ from a proposal q, a Gaussian truncated to each pixel's cell:
 The Gaussian before truncation is the flow's *reference*: the noise level function that it was started from, kept as a
 frozen table. A flow that still equals its reference makes q the exact posterior, and the bound exact for every draw.
 Half the variance of log p - log q, per value, measures how loose the bound is (the second-order term of Jensen's gap).
+
+A flow with an `SrgbIntensity` is conditioned on a picture: the clean raw signal then only tells noise from signal, and
+everything that depends on brightness, the proposal included, sees the intensity estimated from the picture instead.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from noiseflow.cells import Cells, cells, draw_in_cells
+from noiseflow.intensity import SrgbIntensity
 from noiseflow.models.base import FittedModel
 from noiseflow.noise_level import NoiseLevel
 from noiseflow.randomness import PROPOSAL, SAMPLE, combine, normal, uniform
@@ -47,12 +51,18 @@ class Flow(FittedModel):
         transform: the layers, from noise to base space; base space has the shape of the noise.
         reference: the noise level function that proposals are drawn from; frozen here. Its conditions are the flow's.
         channels: 4 for packed raw, 3 for sRGB, 1 for mono.
+        intensity: estimates the intensity of packed raw from `shot.srgb`; None: the model sees the clean signal.
     """
 
-    def __init__(self, transform: Chain, reference: NoiseLevel, channels: int) -> None:
+    def __init__(
+        self, transform: Chain, reference: NoiseLevel, channels: int, intensity: SrgbIntensity | None = None
+    ) -> None:
         super().__init__(reference.conditions, channels)
         self.transform = transform
         self.reference = reference.freeze()
+        self.intensity = intensity
+        if intensity is not None:
+            self.condition = "srgb"
 
     @property
     def size_multiple(self) -> int:
@@ -80,6 +90,8 @@ class Flow(FittedModel):
     def with_context(self, shot: Shot) -> Shot:
         """The shot in the flow's dtype, with what the couplings see: clean and log std, both about unit range."""
         shot = shot.to(dtype=self.dtype)
+        if self.intensity is not None:
+            shot = shot.replace(clean=self.intensity(shot))
         log_std = 0.5 * self.reference.variance(shot).log()
         return shot.replace(context=torch.cat((shot.clean, 0.5 * (log_std + 4.0)), dim=1))
 
@@ -134,6 +146,8 @@ class Flow(FittedModel):
             )
         with torch.no_grad():
             wide = padded.to(dtype=torch.float64)
+            if self.intensity is not None:
+                wide = wide.replace(clean=self.intensity.curve(wide))
             std = self.reference.variance(wide).double().sqrt()
             noise, log_q = draw_in_cells(cell, self.reference.mean(wide).double(), std, uniforms)
         return self.log_prob(noise, padded).double() - log_q.sum(dim=(1, 2, 3))
@@ -161,11 +175,16 @@ def _channels_last(x: Tensor) -> Tensor:
 
 
 def _pad(shot: Shot, multiple: int) -> tuple[Shot, tuple[int, int]]:
-    """Pad the clean image at the bottom and right to a multiple of `multiple`; the rest of the shot stays."""
+    """Pad the clean image, and its picture, at the bottom and right to a multiple of `multiple`."""
     height, width = shot.clean.shape[-2:]
     bottom, right = -height % multiple, -width % multiple
     if not bottom and not right:
         return shot, (0, 0)
     mode = "reflect" if bottom < height and right < width else "replicate"
-    clean = nn.functional.pad(shot.clean, (0, right, 0, bottom), mode=mode)
-    return shot.replace(clean=clean, srgb=None, offset=None, gain=None, variance=None), (bottom, right)
+    edges = (0, right, 0, bottom)
+    clean, srgb = nn.functional.pad(shot.clean, edges, mode=mode), shot.srgb
+    if srgb is not None:  # whole cells of the mosaic, so that its pattern stays
+        srgb = nn.functional.pixel_shuffle(
+            nn.functional.pad(nn.functional.pixel_unshuffle(srgb, 2), edges, mode=mode), 2
+        )
+    return shot.replace(clean=clean, srgb=srgb, offset=None, gain=None, variance=None), (bottom, right)

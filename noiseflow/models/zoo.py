@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from noiseflow.conditions import Conditions
+from noiseflow.intensity import SrgbIntensity
 from noiseflow.models.flow import Flow
 from noiseflow.noise_level import NoiseLevel
 from noiseflow.transforms import (
@@ -24,7 +25,12 @@ NOISE_FLOW_LAYERS = "sdn|unc|unc|unc|unc|gain|unc|unc|unc|unc"
 
 
 def noise_flow(
-    pairs: Iterable[tuple[str, float]], channels: int = 4, *, layers: str = NOISE_FLOW_LAYERS, hidden: int = 16
+    pairs: Iterable[tuple[str, float]],
+    channels: int = 4,
+    *,
+    layers: str = NOISE_FLOW_LAYERS,
+    hidden: int = 16,
+    condition: str = "raw",
 ) -> Flow:
     """Noise Flow: signal-dependent scale, gain, and steps of 1×1 convolution and coupling, without squeeze.
 
@@ -38,6 +44,7 @@ def noise_flow(
         layers: the papers' string: `sdn` signal-dependent scale, `gain`, `unc` a 1×1 convolution and a coupling,
             joined by `|`, from noise to base space.
         hidden: channels of the couplings' hidden layers.
+        condition: what tells how bright a pixel is: "raw", the clean image, or "srgb", a clean picture of it.
 
     Source: Abdelhamed, Brubaker and Brown 2019.
     """
@@ -54,12 +61,20 @@ def noise_flow(
             stack.append(AffineCoupling(channels, hidden, context=2 * channels, swap=i % 2 == 1))
         else:
             raise ValueError(f"layers: expected sdn, gain or unc joined by |, got {name!r} in {layers!r}")
-    flow = Flow(Chain(stack), NoiseLevel(conditions, shared), channels)
-    flow.architecture = ("noise_flow", _arguments(conditions, channels, layers=layers, hidden=hidden))
+    flow = Flow(Chain(stack), NoiseLevel(conditions, shared), channels, _intensity(conditions, channels, condition))
+    arguments = _arguments(conditions, channels, layers=layers, hidden=hidden, condition=condition)
+    flow.architecture = ("noise_flow", arguments)
     return flow
 
 
-def glow(pairs: Iterable[tuple[str, float]], channels: int = 3, *, steps: int = 8, hidden: int = 48) -> Flow:
+def glow(
+    pairs: Iterable[tuple[str, float]],
+    channels: int = 3,
+    *,
+    steps: int = 8,
+    hidden: int = 48,
+    condition: str = "raw",
+) -> Flow:
     """Conditional Glow for noise: signal-dependent scale, squeeze, steps of actnorm, 1×1 convolution and coupling.
 
     The squeeze turns 2×2 pixels into channels, which lets the couplings learn how neighbouring pixels vary together:
@@ -71,6 +86,7 @@ def glow(pairs: Iterable[tuple[str, float]], channels: int = 3, *, steps: int = 
         channels: 3 for sRGB, 4 for packed raw, 1 for mono.
         steps: number of flow steps.
         hidden: channels of the couplings' hidden layers.
+        condition: as in `noise_flow`.
 
     Source: Kingma and Dhariwal 2018.
     """
@@ -83,9 +99,17 @@ def glow(pairs: Iterable[tuple[str, float]], channels: int = 3, *, steps: int = 
         stack.append(Conv1x1LU(squeezed))
         stack.append(AffineCoupling(squeezed, hidden, context=4 * 2 * channels, swap=i % 2 == 1))
     stack.append(Unsqueeze(2))
-    flow = Flow(Chain(stack), NoiseLevel(conditions, shared), channels)
-    flow.architecture = ("glow", _arguments(conditions, channels, steps=steps, hidden=hidden))
+    flow = Flow(Chain(stack), NoiseLevel(conditions, shared), channels, _intensity(conditions, channels, condition))
+    flow.architecture = ("glow", _arguments(conditions, channels, steps=steps, hidden=hidden, condition=condition))
     return flow
+
+
+def _intensity(conditions: Conditions, channels: int, condition: str) -> SrgbIntensity | None:
+    if condition not in ("raw", "srgb"):
+        raise ValueError(f"condition: expected raw or srgb, got {condition!r}")
+    if condition == "srgb" and channels != 4:
+        raise ValueError(f"condition srgb: expected a model of raw noise (4 channels), got {channels} channels")
+    return SrgbIntensity(conditions) if condition == "srgb" else None
 
 
 def _arguments(conditions: Conditions, channels: int, **rest: str | int) -> dict[str, object]:

@@ -25,6 +25,7 @@ from noiseflow.models import ARCHITECTURES, BASELINES, FittedModel, Flow, Gaussi
 from noiseflow.options import DataOptions, FitOptions, as_dict, listed
 from noiseflow.progress import SILENT, Progress
 from noiseflow.shot import Shot
+from noiseflow.training.intensity import fit_intensity
 from noiseflow.training.noise_level import fit_noise_level
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,11 @@ def fit(options: FitOptions, progress: Progress = SILENT) -> bool:
     if options.model not in ARCHITECTURES:
         raise UserError(f"model: expected one of {', '.join(ARCHITECTURES)}, got {options.model!r}")
     accelerator(options.device)
-    dataset = open_split(options, options.split)
+    if options.condition == "srgb" and options.model in BASELINES:
+        raise UserError(
+            f"--condition srgb: expected a flow, got {options.model}; the baselines see the clean raw frame"
+        )
+    dataset = open_split(options, options.split, condition=options.condition)
     options = replace(options, domain=dataset.domain, steps=_steps(options))  # type: ignore[arg-type]
     model = build(options, dataset)
     out = claim(options.out, overwrite=options.overwrite)
@@ -84,7 +89,7 @@ def complete(
         if not isinstance(model, Flow):
             model = fit_baseline(options.model, *patches)
         else:
-            model.start_from(fit_noise_level(*patches))
+            _start(model, *patches)
     if isinstance(model, Flow):
         finished, scores = _train(model, train, validation, options, checkpoint, progress)
     model.card = _card(options, dataset, train, validation, scores)
@@ -99,8 +104,8 @@ def write_config(out: Path, options: FitOptions, dataset: NoiseDataset) -> None:
     write_atomically(out / "environment.json", json.dumps(environment, indent=2).encode() + b"\n")
 
 
-def open_split(options: DataOptions, split: str, *, domain: str | None = None) -> NoiseDataset:
-    """The images that data options select."""
+def open_split(options: DataOptions, split: str, *, domain: str | None = None, condition: str = "raw") -> NoiseDataset:
+    """The images that data options select; with condition srgb, raw ones with their clean picture."""
     isos = listed(options.isos)
     try:
         numbers = None if isos is None else [float(iso) for iso in isos]
@@ -108,7 +113,13 @@ def open_split(options: DataOptions, split: str, *, domain: str | None = None) -
         raise UserError(f"--isos: expected numbers separated by commas, got {options.isos!r}") from None
     if options.max_images is not None and options.max_images < 1:
         raise UserError(f"--max-images: expected at least 1, got {options.max_images}")
-    dataset = open_dataset(options.data, domain=options.domain or domain, black=options.black, white=options.white)
+    dataset = open_dataset(
+        options.data,
+        domain=options.domain or domain,
+        condition=condition,
+        black=options.black,
+        white=options.white,
+    )
     return dataset.select(split=split, cameras=listed(options.cameras), isos=numbers, max_images=options.max_images)
 
 
@@ -156,6 +167,15 @@ def fit_baseline(name: str, noisy: Tensor, shot: Shot) -> FittedModel:
     return model.eval()
 
 
+def _start(flow: Flow, noisy: Tensor, shot: Shot) -> None:
+    """Make a flow equal to the noise level function of its data, given what the flow sees of the intensity."""
+    intensity = None
+    if flow.intensity is not None:
+        fit_intensity(flow.intensity, shot)
+        intensity = flow.intensity.curve(shot)
+    flow.start_from(fit_noise_level(noisy, shot, intensity=intensity))
+
+
 def _steps(options: FitOptions) -> int:
     steps = DEFAULT_STEPS.get(options.model, 0) if options.steps is None else options.steps
     if steps < 0 or options.batch < 1 or options.patch < 1:
@@ -170,9 +190,11 @@ def build(options: FitOptions, dataset: NoiseDataset) -> FittedModel:
         UserError: the architecture does not take these options.
     """
     extra = {name: getattr(options, name) for name in ("hidden", "layers") if getattr(options, name) is not None}
+    if options.model not in BASELINES:
+        extra["condition"] = options.condition
     if options.model != "noise_flow" and "layers" in extra:
         raise UserError("--layers: only noise_flow takes an order of layers")
-    if options.model in BASELINES and extra:
+    if options.model in BASELINES and "hidden" in extra:
         raise UserError(f"--hidden: {options.model} has no hidden layers")
     try:
         with torch.random.fork_rng(devices=[]):  # layers draw their start from the global generator

@@ -25,6 +25,7 @@ def fit_noise_level(
     shot: Shot,
     *,
     slope: bool = True,
+    intensity: Float[Tensor, "b c h w"] | None = None,
     iterations: int = 60,
 ) -> NoiseLevel:
     """Fit (a, b) per camera and ISO, shared by the channels of raw images; per channel and with an offset in sRGB.
@@ -36,6 +37,8 @@ def fit_noise_level(
         noisy: `(B, C, H, W)`, stored values, linear units; 50,000 values per camera and ISO are plenty.
         shot: clean images and conditions; its (camera, ISO) pairs become the table's.
         slope: False fits homoscedastic noise, a = 0.
+        intensity: `(B, C, H, W)`, what the variance is a function of; default the clean signal. Models that do not see
+            clean raw give their estimate of it. The noise itself is noisy − clean all the same.
         iterations: limit on the quasi-Newton iterations.
 
     Returns:
@@ -47,13 +50,14 @@ def fit_noise_level(
     channels = noisy.shape[1]
     conditions = Conditions(zip(shot.camera_names, shot.iso.tolist(), strict=True))
     level = NoiseLevel(conditions, channels if channels == 3 else 1, slope=slope)
-    _start_from_moments(level, noisy, shot)
+    intensity = shot.clean if intensity is None else intensity.detach().to(shot.clean.dtype)
+    _start_from_moments(level, noisy, shot, intensity)
     level = level.double()
     # The offset is sought in units of the noise, so that all unknowns have curvatures of order one.
     unit = (0.5 * level.log_b.detach()).exp().amax(dim=0)
     offset = torch.zeros_like(level.offset, requires_grad=channels == 3)
-    wide, cell = shot.to(dtype=torch.float64), cells(noisy, shot)
-    place = conditions.locate(wide)
+    seen, cell = shot.replace(clean=intensity).to(dtype=torch.float64), cells(noisy, shot)
+    place = conditions.locate(seen)
     # Every pair counts alike, however many patches it has, so that one optimiser serves them all.
     share = 1.0 / torch.bincount(place.lower, minlength=len(conditions))[place.lower] / noisy[0].numel()
     optimizer = torch.optim.LBFGS(
@@ -67,7 +71,7 @@ def fit_noise_level(
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        mass = log_normal_mass(cell, (unit * offset)[place.camera][..., None, None], level.variance(wide).sqrt())
+        mass = log_normal_mass(cell, (unit * offset)[place.camera][..., None, None], level.variance(seen).sqrt())
         value = -(mass.sum(dim=(1, 2, 3)) * share).sum()
         value.backward()  # type: ignore[no-untyped-call]
         return value
@@ -81,15 +85,15 @@ def fit_noise_level(
 
 
 @torch.no_grad()
-def _start_from_moments(level: NoiseLevel, noisy: Tensor, shot: Shot) -> None:
-    """Weighted least squares of the noise variance against the clean signal, with a, b >= 0."""
+def _start_from_moments(level: NoiseLevel, noisy: Tensor, shot: Shot, intensity: Tensor) -> None:
+    """Weighted least squares of the noise variance against the intensity, with a, b >= 0."""
     place = level.conditions.locate(shot)
     for k in range(len(level.conditions)):
         rows = place.lower == k
         noise = (noisy[rows].double() - shot.clean[rows].double()).movedim(1, 0)
-        clean = shot.clean[rows].double().movedim(1, 0)
+        signal = intensity[rows].double().movedim(1, 0)
         for c in range(level.channels):
-            n, x = (v.reshape(-1) if level.channels == 1 else v[c].reshape(-1) for v in (noise, clean))
+            n, x = (v.reshape(-1) if level.channels == 1 else v[c].reshape(-1) for v in (noise, signal))
             a, b = _line(x.numpy(force=True), n.numpy(force=True), level.slope)
             least = (float(shot.lsb[rows].mean()) / 20) ** 2 + 1e-14
             level.log_b[k, c] = float(np.log(max(b, least)))

@@ -47,7 +47,7 @@ def resume(run: str | Path, changes: dict[str, Any], progress: Progress = SILENT
         raise UserError(f"{flag}: a resumed run keeps what it began with ({getattr(options, forbidden[0])!r})")
     allowed = {name: value for name, value in changes.items() if name in _MAY_CHANGE}
     options = replace(options, **({"data": environment["data"]} | allowed), out=str(folder), overwrite=True)
-    dataset = open_split(options, options.split)
+    dataset = open_split(options, options.split, condition=options.condition)
     if dataset.root_hash() != environment["data_hash"]:
         if "data" not in changes:
             raise UserError(

@@ -275,7 +275,7 @@ def test_root_hash_sees_every_file_and_no_selection(four_phones):
 def test_what_is_no_data_set_is_refused(tmp_path):
     with pytest.raises(UserError, match="expected a folder, got none"):
         open_dataset(tmp_path / "none")
-    with pytest.raises(UserError, match=r"pairs\.csv or a SIDD tree"):
+    with pytest.raises(UserError, match=r"pairs\.csv, a SIDD tree"):
         open_dataset(tmp_path)
     (tmp_path / "a.txt").write_text("")
     with pytest.raises(UserError, match="expected a folder, got a file"):
