@@ -21,7 +21,7 @@ import numpy as np
 import scipy.io
 from numpy.typing import NDArray
 
-from noiseflow.errors import UserError
+from noiseflow.errors import Defect, DefectError, UserError
 from noiseflow.raw.cfa import sites
 from noiseflow.shot import CFA_PATTERNS
 
@@ -164,13 +164,13 @@ def _open(path: Path) -> tuple[Any, Any]:
 
 
 def _checked(path: Path, file: Any) -> Any:
-    def refuse(expected: str, got: str) -> UserError:
-        return UserError(f"{path}: expected {expected}, got {got}; is this a SIDD frame?")
+    def refuse(expected: str, got: str, kind: Defect = "damaged file") -> UserError:
+        return DefectError(f"{path}: expected {expected}, got {got}; is this a SIDD frame?", kind)
 
     link = file.get(VARIABLE, getlink=True)
     if link is None:
         names = ", ".join(sorted(str(name) for name in file)) or "nothing"
-        raise refuse(f"a variable {VARIABLE!r}", names)
+        raise refuse(f"a variable {VARIABLE!r}", names, "wrong name")
     if not isinstance(link, h5py.HardLink):
         raise refuse(f"{VARIABLE!r} in the file itself", "a link to somewhere else")
     data = file[VARIABLE]
