@@ -73,14 +73,16 @@ def run(model_name: str, images: list[str], options: SampleOptions) -> int:
     twice = {stem for stem in stems if stems.count(stem) > 1}
     if twice:
         raise UserError(f"two clean images are called {sorted(twice)[0]!r}; their results would have one name")
-    cleans = [_read(Path(image), model, options) for image in images[:1]]  # bad input is said before anything is made
+    for image in images[:0:-1]:  # bad input is said before anything is made
+        _read(Path(image), model, options)
+    first = _read(Path(images[0]), model, options)
     device = "cuda" if accelerator(options.device) != "cpu" and torch.cuda.is_available() else "cpu"
     model.to(device)
     out = claim(options.out, overwrite=options.overwrite)
     with open_progress() as progress:
         progress.start("sampling", len(images) * options.count)
         for number, (image, stem) in enumerate(zip(images, stems, strict=True)):
-            clean = cleans[0] if number == 0 else _read(Path(image), model, options)
+            clean = first if number == 0 else _read(Path(image), model, options)
             shot = _shot(clean, model, options)
             kind = options.format or clean.format
             seeds, names = [], []

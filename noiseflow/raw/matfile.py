@@ -207,13 +207,16 @@ def write_frame(path: Path | str, frame: NDArray[Any]) -> None:
         raise ValueError(f"frame: expected (H, W), got {tuple(frame.shape)}")
     stored = np.ascontiguousarray(frame.T, dtype=np.float32)
     chunks = (min(128, stored.shape[0]), min(128, stored.shape[1]))
-    with h5py.File(path, "w", userblock_size=512, libver=("earliest", "v110")) as file:
+    # made in memory: HDF5 that cannot write a file out, on a full disk, takes the whole process down
+    content = io.BytesIO()
+    with h5py.File(content, "w", userblock_size=512, libver=("earliest", "v110")) as file:
         data = file.create_dataset(VARIABLE, data=stored, chunks=chunks, compression="gzip", compression_opts=3)
         data.attrs.create("MATLAB_class", np.bytes_(b"single"))
     # text, subsystem offset (none), version 2.0, byte order: what MATLAB looks at before it calls HDF5
     text = b"MATLAB 7.3 MAT-file, Platform: any, HDF5 schema 1.00 .".ljust(_HEADER)
-    with path.open("r+b") as raw:
-        raw.write(text + bytes(8) + b"\x00\x02IM")
+    content.seek(0)
+    content.write(text + bytes(8) + b"\x00\x02IM")
+    path.write_bytes(content.getbuffer())
 
 
 @dataclass(frozen=True)
