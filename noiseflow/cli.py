@@ -64,7 +64,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
+    said = str(error)
+    if "Original Traceback" in said:  # from a loader's worker process, whose last line is `type: sentence`
+        said = said.rstrip().rsplit("\n", 1)[-1].partition(": ")[2]
+    text = " ".join(said.split()) or type(error).__name__
     if isinstance(error, (UserError, ValueError, FloatingPointError)):
         return text
     if isinstance(error, OSError):

@@ -325,7 +325,6 @@ def test_full_disk(world, tmp_path):
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    print(done.stdout)
     results = [json.loads(line) for line in done.stdout.splitlines()]
     for (name, limit, _), (code, err) in zip(cases, results, strict=True):
         said = [line for line in err.splitlines() if line.startswith("error:")]
@@ -336,6 +335,7 @@ def test_full_disk(world, tmp_path):
         assert len(said) == 1, (name, err)
         assert "NOISEFLOW_TRACEBACK" not in said[0], (name, said)
         assert "Traceback" not in err, (name, err)
+        assert said[0].startswith(f"error: {tmp_path / name}"), (name, said)  # which file it was
         for path in (tmp_path / name).rglob("*"):
             reference = tmp_path / f"{name.rsplit(' ', 1)[0]} whole" / path.relative_to(tmp_path / name)
             assert path.is_dir() or whole(path, reference), (name, path)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from noiseflow.conditions import UnknownConditionError
 from noiseflow.errors import UserError
-from noiseflow.files import file_hash, load, model_path, write_atomically
+from noiseflow.files import file_hash, load, model_path, write_atomically, write_whole
 from noiseflow.folders import claim
 from noiseflow.models import FittedModel, synthesize
 from noiseflow.options import SampleOptions
@@ -219,7 +219,7 @@ def _write_mat(path: Path, noisy: Tensor, clean: _Clean, shot: Shot, options: Sa
     values = _layout(noisy, clean)
     if values.ndim != 2:
         raise UserError("--format mat: expected a mosaic, got a picture; use npy or png")
-    _through(path, lambda temporary: write_frame(temporary, values))
+    write_whole(path, lambda temporary: write_frame(temporary, values))
 
 
 def _write_png(path: Path, noisy: Tensor, clean: _Clean, shot: Shot, options: SampleOptions) -> None:
@@ -243,7 +243,7 @@ def _write_dng(path: Path, noisy: Tensor, clean: _Clean, shot: Shot, options: Sa
     cfa, (values, white) = clean.cfa, _codes(noisy, clean, shot)
     if not math.isclose(white, values.max(), abs_tol=65535):
         raise UserError("--format dng: the codes do not fit into 16 bits")
-    _through(
+    write_whole(
         path,
         lambda temporary: write_dng(
             temporary,
@@ -255,16 +255,6 @@ def _write_dng(path: Path, noisy: Tensor, clean: _Clean, shot: Shot, options: Sa
             camera=options.camera,
         ),
     )
-
-
-def _through(path: Path, write: Callable[[Path], None]) -> None:
-    """Write under another name first, so that no half file stays under the right one."""
-    temporary = path.with_name(f".part-{path.name}")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 _WRITERS: dict[str, Callable[[Path, Tensor, _Clean, Shot, SampleOptions], None]] = {
