@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import h5py
 import numpy as np
 import pytest
@@ -109,6 +110,86 @@ def is_one_line(capsys, code, out):
     assert "Traceback" not in err[0], err
     assert not out.exists() or not any(out.iterdir()), list(out.iterdir())
     return err[0]
+
+
+def as_table(root, **columns):
+    """Two 16-bit mosaics of one scene and their `pairs.csv`; columns replace or add to the usual ones."""
+    rng = np.random.default_rng(0)
+    row = {"camera": "S6", "iso": "100", "cfa": "GRBG", "white": "1023", "black": "0"} | columns
+    lines = [",".join(["noisy", "clean", *row])]
+    for number in range(2):
+        for kind in ("noisy", "clean"):
+            np.save(root / f"{number}_{kind}.npy", rng.integers(0, 1024, (32, 48), dtype=np.uint16))
+        lines.append(",".join([f"{number}_noisy.npy", f"{number}_clean.npy", *row.values()]))
+    (root / "pairs.csv").write_text("\n".join(lines) + "\n")
+
+
+def save(root, kind, values):
+    for number in range(2):
+        np.save(root / f"{number}_{kind}.npy", values)
+
+
+# name → how to spoil a folder with the table of `as_table`
+TABLES = {
+    "no clean file": lambda root: (root / "1_clean.npy").unlink(),
+    "ISO 0": lambda root: as_table(root, iso="0"),
+    "ISO below 0": lambda root: as_table(root, iso="-100"),
+    "no levels": lambda root: as_table(root, white="", black=""),
+    "black above white": lambda root: as_table(root, black="2000"),
+    "unknown pattern": lambda root: as_table(root, cfa="RGBW"),
+    "truncated NPY": lambda root: truncate(root / "0_noisy.npy"),
+    "empty NPY": lambda root: empty(root / "0_clean.npy"),
+    "no picture": lambda root: (root / "0_clean.npy").write_text("hello"),
+    "two sizes": lambda root: save(root, "clean", np.zeros((30, 48), np.uint16)),
+    "odd sides": lambda root: [save(root, kind, np.zeros((31, 48), np.uint16)) for kind in ("noisy", "clean")],
+    "NaN": lambda root: save(root, "noisy", with_nan(np.ones((32, 48), np.float32))),
+    "NaN in the clean frame": lambda root: save(root, "clean", with_nan(np.ones((32, 48), np.float32))),
+    "no rows": lambda root: (root / "pairs.csv").write_text("noisy,clean,camera,iso\n"),
+    "empty table": lambda root: empty(root / "pairs.csv"),
+    "no table but bytes": lambda root: (root / "pairs.csv").write_bytes(bytes(range(256))),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_spoilt_tables(world, tmp_path, capsys, name):
+    data, out = tmp_path / "data", tmp_path / "out"
+    data.mkdir()
+    as_table(data)
+    TABLES[name](data)
+    for command in (
+        ("fit", "--data", data, "--out", out, "--model", "nlf", "--split", "all"),
+        ("evaluate", world / "raw", "--data", data, "--out", out, "--split", "all"),
+    ):
+        assert str(data) in is_one_line(capsys, run(*command), out)
+    assert run("check", data) == 1
+
+
+def black(path, shape, kind=np.uint8):
+    cv2.imwrite(str(path), np.zeros(shape, kind))
+
+
+# name → how to spoil the pictures of a tree
+PICTURES = {
+    "no ground truth": lambda root: every(root, "GT_SRGB", Path.unlink),
+    "truncated PNG": lambda root: every(root, "NOISY_SRGB", truncate),
+    "empty PNG": lambda root: every(root, "GT_SRGB", empty),
+    "two sizes": lambda root: every(root, "GT_SRGB", lambda path: black(path, (8, 8, 3))),
+    "16 bits": lambda root: every(root, "GT_SRGB", lambda path: black(path, (64, 96, 3), np.uint16)),
+    "grey": lambda root: every(root, "GT_SRGB", lambda path: black(path, (64, 96))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_spoilt_pictures(world, tmp_path, capsys, name):
+    data, out = tmp_path / "data", tmp_path / "out"
+    shutil.copytree(world / "pictures", data)
+    PICTURES[name](data)
+    for command in (
+        ("fit", "--data", data, "--out", out, "--model", "nlf"),
+        ("evaluate", world / "srgb", "--data", data, "--out", out),
+    ):
+        assert str(data) in is_one_line(capsys, run(*command), out)
+    assert run("check", data) == 1
 
 
 @pytest.mark.parametrize("name", SPOILT)
