@@ -12,10 +12,11 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from noiseflow import __version__
 from noiseflow.errors import UserError
-from noiseflow.options import EvaluateOptions, FitOptions, SampleOptions, SimulateOptions
+from noiseflow.options import CheckOptions, EvaluateOptions, FitOptions, SampleOptions, SimulateOptions
 
 _OPTIONS: dict[str, type] = {
     "simulate": SimulateOptions,
+    "check": CheckOptions,
     "fit": FitOptions,
     "evaluate": EvaluateOptions,
     "sample": SampleOptions,
@@ -63,7 +64,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
+    said = str(error)
+    if "Original Traceback" in said:  # from a loader's worker process, whose last line is `type: sentence`
+        said = said.rstrip().rsplit("\n", 1)[-1].partition(": ")[2]
+    text = " ".join(said.split()) or type(error).__name__
     if isinstance(error, (UserError, ValueError, FloatingPointError)):
         return text
     if isinstance(error, OSError):
@@ -94,6 +98,8 @@ def _parser() -> Any:
     demo.add_argument("--out", type=str, default="noiseflow-demo", help="the folder to write")
     demo.add_argument("--overwrite", action="store_true", help="replace a folder that is not empty")
     command("simulate", "write a SIDD tree of virtual phones", SimulateOptions, {"out": "the folder to write"})
+    about = "a SIDD tree, or a folder with pairs.csv"
+    command("check", "read a whole data set; say what it holds and what is damaged", CheckOptions, {"root": about})
     fit = command("fit", "fit a noise model to noisy and clean images, or go on with a run", FitOptions)
     fit.add_argument("--resume", type=str, metavar="RUN", help="a run folder to go on with, beside nothing but what "
                      "changes: --steps may grow, --data may have moved, --workers and --device may differ")  # fmt: skip
@@ -139,6 +145,10 @@ def _dispatch(parsed: Any, line: str) -> int:
         from noiseflow.commands import simulate
 
         return simulate.run(given["out"], SimulateOptions(**_of(SimulateOptions, given)))
+    if name == "check":
+        from noiseflow.commands import check
+
+        return check.run(given["root"], CheckOptions(**_of(CheckOptions, given)))
     if name == "fit":
         from noiseflow.commands import fit
 

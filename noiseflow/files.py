@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,15 +50,44 @@ def save(model: FittedModel, path: str | Path) -> None:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file whole or not at all."""
-    temporary = path.with_name(path.name + ".part")
-    try:
+
+    def write(temporary: Path) -> None:
         with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+
+    write_whole(path, write)
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Have a file written under another name first, so that no half file ever stands under the right one.
+
+    Args:
+        path: where the file belongs.
+        write: writes it to the path that it is given.
+
+    Raises:
+        OSError: it could not be written; names `path`.
+    """
+    temporary = path.with_name(f".part-{path.name}")
+    try:
+        with named(path):
+            write(temporary)
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Name a file in the errors of writing it: a full disk names none."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def read_header(path: str | Path) -> dict[str, Any]:

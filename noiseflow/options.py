@@ -35,6 +35,14 @@ class SimulateOptions:
 
 
 @dataclass(kw_only=True)
+class CheckOptions:
+    """How to read the data set that is checked."""
+
+    black: float | None = _option("black level in codes, where the files do not say", None)
+    white: float | None = _option("white level in codes, where the files do not say", None)
+
+
+@dataclass(kw_only=True)
 class DataOptions:
     """Which images of a data set to use, and how to read them."""
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from noiseflow.conditions import UnknownConditionError
 from noiseflow.errors import UserError
-from noiseflow.files import file_hash, load, model_path, write_atomically
+from noiseflow.files import file_hash, load, model_path, write_atomically, write_whole
 from noiseflow.folders import claim
 from noiseflow.models import FittedModel, synthesize
 from noiseflow.options import SampleOptions
@@ -79,16 +79,16 @@ def run(model_name: str, images: list[str], options: SampleOptions) -> int:
         from noiseflow.commands import sample_srgb
 
         return sample_srgb.run(model, file, images, options)
-    cleans = [
-        read_clean(Path(image), model, options) for image in images[:1]
-    ]  # bad input is said before anything is made
+    for image in images[:0:-1]:  # bad input is said before anything is made
+        read_clean(Path(image), model, options)
+    first = read_clean(Path(images[0]), model, options)
     device = "cuda" if accelerator(options.device) != "cpu" and torch.cuda.is_available() else "cpu"
     model.to(device)
     out = claim(options.out, overwrite=options.overwrite)
     with open_progress() as progress:
         progress.start("sampling", len(images) * options.count)
         for number, (image, stem) in enumerate(zip(images, stems, strict=True)):
-            clean = cleans[0] if number == 0 else read_clean(Path(image), model, options)
+            clean = first if number == 0 else read_clean(Path(image), model, options)
             shot = shot_of(clean, model, options)
             kind = options.format or clean.format
             seeds, names = [], []
@@ -226,7 +226,7 @@ def _write_mat(path: Path, noisy: Tensor, clean: _Clean, shot: Shot, options: Sa
     values = _layout(noisy, clean)
     if values.ndim != 2:
         raise UserError("--format mat: expected a mosaic, got a picture; use npy or png")
-    through(path, lambda temporary: write_frame(temporary, values))
+    write_whole(path, lambda temporary: write_frame(temporary, values))
 
 
 def _write_png(path: Path, noisy: Tensor, clean: _Clean, shot: Shot, options: SampleOptions) -> None:
@@ -250,7 +250,7 @@ def _write_dng(path: Path, noisy: Tensor, clean: _Clean, shot: Shot, options: Sa
     cfa, (values, white) = clean.cfa, _codes(noisy, clean, shot)
     if not math.isclose(white, values.max(), abs_tol=65535):
         raise UserError("--format dng: the codes do not fit into 16 bits")
-    through(
+    write_whole(
         path,
         lambda temporary: write_dng(
             temporary,
@@ -262,16 +262,6 @@ def _write_dng(path: Path, noisy: Tensor, clean: _Clean, shot: Shot, options: Sa
             camera=options.camera,
         ),
     )
-
-
-def through(path: Path, write: Callable[[Path], None]) -> None:
-    """Write under another name first, so that no half file stays under the right one."""
-    temporary = path.with_name(f".part-{path.name}")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 WRITERS: dict[str, Callable[[Path, Tensor, _Clean, Shot, SampleOptions], None]] = {

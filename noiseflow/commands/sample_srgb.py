@@ -12,7 +12,7 @@ from torch import Tensor
 
 from noiseflow.commands import sample
 from noiseflow.errors import UserError
-from noiseflow.files import file_hash, write_atomically
+from noiseflow.files import file_hash, write_atomically, write_whole
 from noiseflow.folders import claim
 from noiseflow.models import FittedModel, quantise
 from noiseflow.options import SampleOptions
@@ -107,7 +107,7 @@ def _read(path: Path) -> Tensor:
 
 def _write(path: Path, noise: np.ndarray) -> None:
     if path.suffix == ".mat":
-        sample.through(path, lambda temporary: write_frame(temporary, noise))
+        write_whole(path, lambda temporary: write_frame(temporary, noise))
         return
     buffer = io.BytesIO()
     np.save(buffer, noise)

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from noiseflow.errors import UserError
+from noiseflow.errors import DefectError, UserError
 from noiseflow.shot import Shot
 
 _log = logging.getLogger(__name__)
@@ -194,10 +194,10 @@ class FramePair(ABC):
         height, width = self.size
         rows = min(height, 64)
         noisy = self._cut(0, (height - rows) // 2, 0, rows, width)
-        if not _decides(noisy) or not _on_lattice(noisy, declared) or bool((declared == 0).any()):
+        if not _decides(noisy) or not on_lattice(noisy, declared) or bool((declared == 0).any()):
             noisy = self._cut(0, 0, 0, height, width)
         lsb = declared
-        if bool((declared > 0).any()) and not _on_lattice(noisy, declared):
+        if bool((declared > 0).any()) and not on_lattice(noisy, declared):
             _log.warning(
                 "%s: values are no whole codes of 1/%g; treated as not quantised, mass falls back to densities",
                 self.files[0],
@@ -255,6 +255,23 @@ class FramePair(ABC):
             self._check_broken_part()
         return pair
 
+    def stored(self) -> tuple[Float[Tensor, "c h w"], Float[Tensor, "c h w"]]:
+        """The whole noisy and the whole clean image as the files have them, float64: not put on the grid.
+
+        Raises:
+            UserError: as `read`.
+        """
+        height, width = self.size
+        noisy, clean = (self._cut(which, 0, 0, height, width) for which in (0, 1))
+        if not bool(torch.isfinite(noisy).all() and torch.isfinite(clean).all()):
+            self._check_broken_part()
+        return noisy, clean
+
+    @cached_property
+    def declared_lsb(self) -> Float[Tensor, "c"]:
+        """Code width `(C,)` that the files promise, whether or not the values keep to it; 0: none."""
+        return self._declared()[0]
+
     @cached_property
     def _broken_part(self) -> tuple[float, float]:
         height, width = self.size
@@ -264,9 +281,10 @@ class FramePair(ABC):
     def _check_broken_part(self) -> None:
         for path, part in zip(self.files[:2], self._broken_part, strict=True):
             if part > LARGEST_BROKEN_PART:
-                raise UserError(
+                raise DefectError(
                     f"{path}: expected finite values, got NaN or infinity in {100 * part:.3g} % of them (at most "
-                    f"{100 * LARGEST_BROKEN_PART:g} % are tolerated); fetch the file again or leave it out"
+                    f"{100 * LARGEST_BROKEN_PART:g} % are tolerated); fetch the file again or leave it out",
+                    "broken values",
                 )
 
 
@@ -275,7 +293,8 @@ def _decides(noisy: Float[Tensor, "c h w"]) -> bool:
     return int(((noisy > 0) & (noisy < 1)).sum()) >= _FEWEST_CODES
 
 
-def _on_lattice(noisy: Float[Tensor, "c h w"], lsb: Float[Tensor, "c"]) -> bool:
+def on_lattice(noisy: Float[Tensor, "c h w"], lsb: Float[Tensor, "c"]) -> bool:
+    """Whether all finite values are whole multiples of their channel's lsb, to a hundredth of it."""
     codes = noisy / torch.where(lsb > 0, lsb, torch.ones_like(lsb))[:, None, None]
     codes = codes[torch.isfinite(codes)]
     return bool(((codes - torch.round(codes)).abs() < _LATTICE_TOLERANCE).all())

@@ -151,9 +151,8 @@ def open_dataset(
             f"{root}: expected {pairs.FILE_NAME}, a SIDD tree (folders like Data/0001_001_S6_00100_00060_3200_L) or "
             "SIDD's block files (ValidationNoisyBlocksRaw.mat), found none of them"
         )
-    if instances[0].parent.name == "Data":
-        root = instances[0].parent.parent
-    return _open_sidd(root, "raw" if condition == "srgb" else domain, condition == "srgb", black, white)
+    domain = "raw" if condition == "srgb" else domain
+    return _open_sidd(sidd.tree_root(instances), domain, condition == "srgb", black, white)
 
 
 def _open_sidd(
@@ -165,10 +164,15 @@ def _open_sidd(
     half = halves[domain]
     if half.problems:
         more = f" (and {len(half.problems) - 1} more)" if len(half.problems) > 1 else ""
-        raise UserError(half.problems[0] + more)
+        raise UserError(f"{half.problems[0]}{more}")
     if not half.frames:
         pattern = "NNNN_NOISY_RAW_XXX.MAT" if domain == "raw" else "NNNN_NOISY_SRGB_XXX.PNG"
         raise UserError(f"{root}: expected {domain} frames ({pattern}), found none; choose the other domain")
+    return of_half(root, domain, half)
+
+
+def of_half(root: Path, domain: str, half: sidd.Half) -> NoiseDataset:
+    """The pairs of one half of a SIDD tree, whatever else it lacks."""
     sensor = _sensor(root)
     split_of, protocol = assign(half.frames, published=sensor is None)
     return NoiseDataset(
@@ -189,17 +193,22 @@ def _open_table(root: Path, domain: str | None, black: float | None, white: floa
         for path in frame.files:
             if not path.is_file():
                 raise UserError(f"{path}: expected a file, as {pairs.FILE_NAME} lists it, found none")
-    found = "srgb" if frames[0].channels == 3 else "raw"
-    if domain not in (None, found):
-        raise UserError(f"{root}: expected {domain} pairs, got {found} ones; a mosaic needs the column cfa")
+    dataset = of_table(root, frames, column)
+    if domain not in (None, dataset.domain):
+        raise UserError(f"{root}: expected {domain} pairs, got {dataset.domain} ones; a mosaic needs the column cfa")
+    return dataset
+
+
+def of_table(root: Path, frames: Sequence[FramePair], column: Mapping[str, str] | None) -> NoiseDataset:
+    """The pairs of a `pairs.csv`; its first noisy picture is opened."""
     sensor = _sensor(root)
     split_of, protocol = assign(frames, column=column)
     return NoiseDataset(
         root=root,
-        domain=found,
+        domain="srgb" if frames[0].channels == 3 else "raw",
         truth="unknown" if sensor is None else sensor["truth"],
         sensor=sensor,
-        frames=frames,
+        frames=tuple(frames),
         split_protocol=protocol,
         split_of=split_of,
         everything=_files(frames, root / pairs.FILE_NAME, root / SENSOR_FILE),

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from noiseflow.datasets.base import FramePair
 from noiseflow.datasets.decoded import decoded
-from noiseflow.errors import UserError
+from noiseflow.errors import DefectError, UserError
 from noiseflow.raw.cfa import pack
 from noiseflow.shot import CFA_PATTERNS
 
@@ -177,13 +177,16 @@ class TableFrame(FramePair):
         """Rows and columns in pixels of the tensors."""
         noisy, clean = (decoded(path).shape for path in self.files)
         if noisy != clean:
-            raise UserError(
-                f"{self.files[1]}: expected the shape of {self.files[0].name}, {_shape(noisy)}, got {_shape(clean)}"
+            raise DefectError(
+                f"{self.files[1]}: expected the shape of {self.files[0].name}, {_shape(noisy)}, got {_shape(clean)}",
+                "sizes differ",
             )
         if self._pattern is None:
             return noisy[0], noisy[1]
         if len(noisy) != 2 or noisy[0] % 2 or noisy[1] % 2:
-            raise UserError(f"{self.files[0]}: expected a mosaic (H, W) with even sides, got {_shape(noisy)}")
+            raise DefectError(
+                f"{self.files[0]}: expected a mosaic (H, W) with even sides, got {_shape(noisy)}", "odd sides"
+            )
         return noisy[0] // 2, noisy[1] // 2
 
     def _levels(self, path: Path) -> tuple[float, float]:
@@ -194,9 +197,10 @@ class TableFrame(FramePair):
         if white is None and dtype == np.uint8:
             white = 255.0
         if white is None:
-            raise UserError(
+            raise DefectError(
                 f"{path}: expected levels for {dtype} values, got none; give --white and --black, or columns "
-                "white and black"
+                "white and black",
+                "missing levels",
             )
         if black is None:
             black = 0.0

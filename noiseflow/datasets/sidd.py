@@ -20,7 +20,7 @@ from torch import Tensor
 
 from noiseflow.datasets.base import FramePair
 from noiseflow.datasets.decoded import decoded
-from noiseflow.errors import UserError
+from noiseflow.errors import DefectError, UserError
 from noiseflow.raw.cfa import pack
 from noiseflow.raw.matfile import MatFrame, Metadata, read_metadata
 
@@ -48,11 +48,13 @@ class Half:
 
     Attributes:
         frames: its pairs, in the order of their names.
-        problems: a sentence for each file that is missing, naming it.
+        problems: what each noisy frame lacks that is no pair.
+        unused: clean frames that no noisy one goes with.
     """
 
     frames: list[FramePair] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
+    problems: list[DefectError] = field(default_factory=list)
+    unused: list[Path] = field(default_factory=list)
 
 
 def instance_number(frame: FramePair) -> int:
@@ -68,6 +70,12 @@ def find_instances(root: Path) -> list[Path]:
             if found:
                 return found
     return []
+
+
+def tree_root(instances: list[Path]) -> Path:
+    """The folder of the tree whose instance folders these are: what holds `Data`, else what holds them."""
+    folder = instances[0].parent
+    return folder.parent if folder.name == "Data" else folder
 
 
 def scan(
@@ -90,12 +98,16 @@ def scan(
         files = _files(folder)
         for half, kind in ((raw, "RAW"), (srgb, "SRGB")):
             cleans, metadata = files.get(("GT", kind), {}), files.get(("METADATA", kind), {})
-            for number, noisy in sorted(files.get(("NOISY", kind), {}).items()):
+            noisies = files.get(("NOISY", kind), {})
+            if len(cleans) > 1 or not noisies:
+                half.unused += [path for number, path in cleans.items() if number not in noisies]
+            for number, noisy in sorted(noisies.items()):
                 name = f"{folder.name}/{number}"
                 clean, about = _matching(cleans, number), _matching(metadata, number)
                 picture = _matching(files.get(("GT", "SRGB"), {}), number)
                 if float(iso) <= 0:
-                    half.problems.append(f"{folder}: expected an ISO above 0 in the folder's name, got {iso}")
+                    sentence = f"{folder}: expected an ISO above 0 in the folder's name, got {iso}"
+                    half.problems.append(DefectError(sentence, "bad ISO"))
                 elif clean is None:
                     half.problems.append(_missing(noisy, "GT", "the clean frame"))
                 elif half is srgb:
@@ -125,9 +137,9 @@ def scan(
     return {"raw": raw, "srgb": srgb}
 
 
-def _missing(noisy: Path, kind: str, what: str) -> str:
+def _missing(noisy: Path, kind: str, what: str) -> DefectError:
     path = noisy.with_name(re.sub("NOISY", kind, noisy.name, flags=re.IGNORECASE))
-    return f"{path}: expected {what} of {noisy.name}, found none; fetch it again"
+    return DefectError(f"{path}: expected {what} of {noisy.name}, found none; fetch it again", "missing half")
 
 
 def _files(folder: Path) -> dict[tuple[str, str], dict[str, Path]]:
@@ -189,12 +201,15 @@ class SiddRawFrame(FramePair):
         """Rows and columns of the packed frame."""
         noisy, clean = (mat.shape for mat in self._mats)
         if noisy != clean:
-            raise UserError(
+            raise DefectError(
                 f"{self.files[1]}: expected the size of {self.files[0].name}, {noisy[0]}×{noisy[1]}, "
-                f"got {clean[0]}×{clean[1]}"
+                f"got {clean[0]}×{clean[1]}",
+                "sizes differ",
             )
         if noisy[0] % 2 or noisy[1] % 2:
-            raise UserError(f"{self.files[0]}: expected a mosaic with even sides, got {noisy[0]}×{noisy[1]}")
+            raise DefectError(
+                f"{self.files[0]}: expected a mosaic with even sides, got {noisy[0]}×{noisy[1]}", "odd sides"
+            )
         return noisy[0] // 2, noisy[1] // 2
 
     @property
@@ -209,7 +224,9 @@ class SiddRawFrame(FramePair):
         level = self.metadata.white if white is None else white
         missing = [name for name, value in (("--black", blacks), ("--white", level)) if value is None]
         if blacks is None or level is None:
-            raise UserError(f"{self.files[2]}: expected levels in the metadata; give {' and '.join(missing)}")
+            raise DefectError(
+                f"{self.files[2]}: expected levels in the metadata; give {' and '.join(missing)}", "missing levels"
+            )
         if not all(0 <= n < level for n in blacks):
             raise UserError(f"{self.files[2]}: expected 0 <= black < white, got {blacks} and {level}")
         return blacks, level
@@ -252,9 +269,10 @@ class SiddSrgbFrame(FramePair):
             if image.ndim != 3 or image.dtype != np.uint8:
                 raise UserError(f"{path}: expected an 8-bit colour picture, got {image.dtype} {tuple(image.shape)}")
         if noisy.shape != clean.shape:
-            raise UserError(
+            raise DefectError(
                 f"{self.files[1]}: expected the size of {self.files[0].name}, {noisy.shape[0]}×{noisy.shape[1]}, "
-                f"got {clean.shape[0]}×{clean.shape[1]}"
+                f"got {clean.shape[0]}×{clean.shape[1]}",
+                "sizes differ",
             )
         return int(noisy.shape[0]), int(noisy.shape[1])
 

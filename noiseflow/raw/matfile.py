@@ -21,7 +21,7 @@ import numpy as np
 import scipy.io
 from numpy.typing import NDArray
 
-from noiseflow.errors import UserError
+from noiseflow.errors import Defect, DefectError, UserError
 from noiseflow.raw.cfa import sites
 from noiseflow.shot import CFA_PATTERNS
 
@@ -164,13 +164,13 @@ def _open(path: Path) -> tuple[Any, Any]:
 
 
 def _checked(path: Path, file: Any) -> Any:
-    def refuse(expected: str, got: str) -> UserError:
-        return UserError(f"{path}: expected {expected}, got {got}; is this a SIDD frame?")
+    def refuse(expected: str, got: str, kind: Defect = "damaged file") -> UserError:
+        return DefectError(f"{path}: expected {expected}, got {got}; is this a SIDD frame?", kind)
 
     link = file.get(VARIABLE, getlink=True)
     if link is None:
         names = ", ".join(sorted(str(name) for name in file)) or "nothing"
-        raise refuse(f"a variable {VARIABLE!r}", names)
+        raise refuse(f"a variable {VARIABLE!r}", names, "wrong name")
     if not isinstance(link, h5py.HardLink):
         raise refuse(f"{VARIABLE!r} in the file itself", "a link to somewhere else")
     data = file[VARIABLE]
@@ -207,13 +207,16 @@ def write_frame(path: Path | str, frame: NDArray[Any]) -> None:
         raise ValueError(f"frame: expected (H, W), got {tuple(frame.shape)}")
     stored = np.ascontiguousarray(frame.T, dtype=np.float32)
     chunks = (min(128, stored.shape[0]), min(128, stored.shape[1]))
-    with h5py.File(path, "w", userblock_size=512, libver=("earliest", "v110")) as file:
+    # made in memory: HDF5 that cannot write a file out, on a full disk, takes the whole process down
+    content = io.BytesIO()
+    with h5py.File(content, "w", userblock_size=512, libver=("earliest", "v110")) as file:
         data = file.create_dataset(VARIABLE, data=stored, chunks=chunks, compression="gzip", compression_opts=3)
         data.attrs.create("MATLAB_class", np.bytes_(b"single"))
     # text, subsystem offset (none), version 2.0, byte order: what MATLAB looks at before it calls HDF5
     text = b"MATLAB 7.3 MAT-file, Platform: any, HDF5 schema 1.00 .".ljust(_HEADER)
-    with path.open("r+b") as raw:
-        raw.write(text + bytes(8) + b"\x00\x02IM")
+    content.seek(0)
+    content.write(text + bytes(8) + b"\x00\x02IM")
+    path.write_bytes(content.getbuffer())
 
 
 @dataclass(frozen=True)

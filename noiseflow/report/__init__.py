@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from noiseflow.files import write_atomically
 from noiseflow.report.figures import CurveSet, Strip, curve_sets
 from noiseflow.report.page import render_page, render_table
 from noiseflow.report.results import finite, to_csv, to_json, verdict
@@ -38,14 +39,5 @@ def write_report(
     }
     out.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
-        _write_whole(out / name, text)
+        write_atomically(out / name, text.encode())
     return out / "report.html"
-
-
-def _write_whole(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        temporary.write_text(text, encoding="utf-8", newline="")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 CHECKPOINT = "last.ckpt"
 """Name of the checkpoint in a run folder."""
 
+_BEGUN = ("config.yaml", "environment.json")  # written before the first step
+
 DEFAULT_STEPS = {"noise_flow": 1200, "glow": 1500}
 """Training steps where none are asked for."""
 
@@ -66,8 +68,14 @@ def fit(options: FitOptions, progress: Progress = SILENT) -> bool:
     out = claim(options.out, overwrite=options.overwrite)
     for name in ("model.safetensors", "metrics.csv", CHECKPOINT):
         (out / name).unlink(missing_ok=True)  # with --overwrite: nothing of another run stays
-    write_config(out, options, dataset)
-    return complete(model, options, dataset, None, progress)
+    try:
+        write_config(out, options, dataset)
+        return complete(model, options, dataset, None, progress)
+    except (UserError, OSError):
+        if not (out / "metrics.csv").is_file():  # no step was taken: the same command can be given again
+            for name in _BEGUN:
+                (out / name).unlink(missing_ok=True)
+        raise
 
 
 def complete(
@@ -82,6 +90,8 @@ def complete(
     train, validation = hold_out(dataset.frames, 0.1, 0) if options.model in DEFAULT_STEPS else (dataset.frames, ())
     if options.model in DEFAULT_STEPS and not validation:
         log.info("no scene can be held out for validation; training on all %d images", len(train))
+    for frame in validation:
+        frame.size, frame.declared_lsb  # noqa: B018 (a damaged file is said now, not after hours; training's are read next)
     finished, scores = True, dict[str, Any]()
     if checkpoint is None:
         progress.start("fitting the noise level function")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-import csv
+import errno
+import os
 import signal
 import threading
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import lightning as L
 import torch
 
-from noiseflow.files import write_atomically
+from noiseflow.files import named, write_atomically, write_whole
 from noiseflow.progress import Progress
 from noiseflow.training.likelihood import NoiseModelTask
 
@@ -90,8 +91,7 @@ class MetricsFile(L.Callback):
         if pl_module.first_step:
             kept = self.path.read_text().splitlines()[: pl_module.first_step + 1]
         write_atomically(self.path, "".join(line + "\n" for line in kept).encode())
-        self._file = self.path.open("a", newline="")
-        self._writer = csv.writer(self._file, lineterminator="\n")
+        self._file = self.path.open("ab", buffering=0)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -105,15 +105,21 @@ class MetricsFile(L.Callback):
         """Write the step that has just been taken."""
         assert isinstance(pl_module, NoiseModelTask)
         validated = self.validation.last if self.validation else None
-        self._writer.writerow(
-            [
-                pl_module.step,
-                f"{float(outputs['loss']):.9g}",
-                "" if validated is None else f"{validated:.9g}",
-                f"{self._learning_rate:.9g}",
-            ]
+        values = (
+            str(pl_module.step),
+            f"{float(outputs['loss']):.9g}",
+            "" if validated is None else f"{validated:.9g}",
+            f"{self._learning_rate:.9g}",
         )
-        self._file.flush()
+        self._write((",".join(values) + "\n").encode())
+
+    def _write(self, row: bytes) -> None:
+        """Write a row whole or not at all."""
+        end = self._file.tell()
+        with named(self.path):
+            if self._file.write(row) < len(row):  # the disk is full
+                self._file.truncate(end)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Close the file."""
@@ -146,12 +152,7 @@ class Checkpoints(L.Callback):
         self._save(trainer)
 
     def _save(self, trainer: L.Trainer) -> None:
-        temporary = self.path.with_name(self.path.name + ".part")
-        try:
-            trainer.save_checkpoint(temporary)
-            temporary.replace(self.path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(self.path, trainer.save_checkpoint)
 
 
 class ShowProgress(L.Callback):

@@ -28,11 +28,11 @@ def write_mat(path, mosaic):
         data.attrs["MATLAB_class"] = np.bytes_(b"single")
 
 
-def write_metadata(path, cfa, black, white, iso):
+def write_metadata(path, cfa, black, white, iso, make="maker", model="model"):
     tags = np.empty((2, 1), dtype=[("ID", object), ("Offset", object), ("Value", object)])
     tags[0, 0] = (33421, 0, np.array([2, 2], np.uint8))
     tags[1, 0] = (33422, 0, np.array(cfa, np.uint8))
-    content = {"Make": "maker", "Model": "model", "ISOSpeedRatings": iso, "UnknownTags": tags}
+    content = {"Make": make, "Model": model, "ISOSpeedRatings": iso, "UnknownTags": tags}
     content |= {} if black is None else {"BlackLevel": np.full(4, black), "WhiteLevel": white}
     scipy.io.savemat(path, {"metadata": content})
 
