@@ -115,10 +115,11 @@ def scan(
                 elif about is None:
                     half.problems.append(_missing(noisy, "METADATA", "the metadata"))
                 elif pictures and picture is None:
-                    half.problems.append(
+                    sentence = (
                         f"{folder}: expected the clean picture of {noisy.name} (…_GT_SRGB_{number}.PNG), found none; "
                         "--condition srgb needs both halves of the tree in one place"
                     )
+                    half.problems.append(DefectError(sentence, "missing half"))
                 else:
                     half.frames.append(
                         SiddRawFrame(
