@@ -176,7 +176,7 @@ def _frame(frame: FramePair, part: Part, root: Path) -> Iterator[Finding]:
         return
     scale = 1 if cfa is None else 2
     part.sizes.add((noisy.shape[1] * scale, noisy.shape[2] * scale))
-    part.patterns.setdefault(frame.camera, set()).add(cfa or "none")
+    part.patterns.setdefault(frame.camera, set()).add(cfa or "–")
     part.levels.setdefault(frame.camera, set()).add(_levels(frame, lsb))
     noisy, clean = torch.nan_to_num(noisy), torch.nan_to_num(clean)
     path = frame.files[0]
