@@ -2,8 +2,8 @@
 
 Two virtual phones photograph scenes; every frame is kept as raw and as an 8-bit picture. The same flow is fitted twice,
 conditioned on clean raw and on clean pictures, and both are scored on scenes that neither saw, beside the baselines
-(which see clean raw). Then noise is drawn from the pictures of those scenes, and its standard deviation in every tenth
-of the true raw intensity is compared with the sensor's own. Run
+(which see clean raw). Then noise is drawn for the pictures of further new scenes, and its standard deviation in every
+tenth of the true raw intensity is compared with the sensor's own. Run
 
     python experiments/srgb_condition/run.py
 
@@ -15,7 +15,6 @@ import json
 import platform
 import sys
 import tempfile
-import time
 from collections import defaultdict
 from pathlib import Path
 
@@ -35,8 +34,10 @@ CLOSE, BETTER, STD, ENOUGH = 0.05, 0.2, 0.05, 10_000
 """Nats per value to the flow on clean raw; nats over gaussian; relative error of the std; pixels that a tenth needs."""
 
 
-def run(*arguments: object) -> None:
-    """Run a noiseflow command; stop where it fails."""
+def once(made: Path, *arguments: object) -> None:
+    """Run a noiseflow command unless a run that was kept has made its folder already; stop where it fails."""
+    if made.exists():
+        return
     code = main([str(argument) for argument in arguments])
     if code:
         sys.exit(code)
@@ -48,28 +49,29 @@ def command() -> None:
     parser.add_argument("--cameras", default="S6,N6")
     parser.add_argument("--isos", default="100,800,3200")
     parser.add_argument("--scenes", type=int, default=15)
+    parser.add_argument("--further", type=int, default=30, help="scenes, of another seed, that noise is drawn for")
     parser.add_argument("--size", default="384x384")
     parser.add_argument("--steps", type=int, default=800, help="training steps of either flow")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--keep", type=Path, help="keep data, runs and reports in this folder")
+    parser.add_argument("--keep", type=Path, help="keep data, runs and reports in this folder, and use what is there")
     parser.add_argument("--out", type=Path, default=HERE / "table.md")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         work = options.keep or Path(scratch)
-        data = work / "data"
-        run("simulate", data, "--cameras", options.cameras, "--isos", options.isos, "--scenes", options.scenes,
-            "--size", options.size, "--srgb", "--seed", options.seed)  # fmt: skip
+        phones = ("--cameras", options.cameras, "--isos", options.isos, "--size", options.size, "--srgb")
+        for name, scenes, seed in (("data", options.scenes, 0), ("further", options.further, 1001)):
+            once(work / name, "simulate", work / name, *phones, "--scenes", scenes, "--seed", options.seed + seed)
         seconds = {}
         for condition in ("raw", "srgb"):
-            started = time.monotonic()
-            run("fit", "--data", data, "--model", "noise_flow", "--condition", condition, "--steps", options.steps,
-                "--seed", options.seed, "--device", "cpu", "--out", work / f"flow on {condition}")  # fmt: skip
-            seconds[f"flow on {condition}"] = time.monotonic() - started
-        run("evaluate", *(work / name for name in seconds), "nlf", "gaussian", "--data", data, "--device", "cpu",
-            "--out", work / "evaluation")  # fmt: skip
+            name = f"flow on {condition}"
+            once(work / name, "fit", "--data", work / "data", "--model", "noise_flow", "--condition", condition,
+                 "--steps", options.steps, "--seed", options.seed, "--device", "cpu", "--out", work / name)  # fmt: skip
+            seconds[name] = json.loads((work / name / "environment.json").read_text())["seconds"]
+        once(work / "evaluation", "evaluate", *(work / name for name in seconds), "nlf", "gaussian", "--data",
+             work / "data", "--device", "cpu", "--out", work / "evaluation")  # fmt: skip
         results = json.loads((work / "evaluation" / "results.json").read_text())
-        test = open_dataset(data, condition="srgb").select(split="test")
-        tenths = std_by_tenth(load(work / "flow on srgb"), test, options.seed)
+        further = open_dataset(work / "further", condition="srgb")
+        tenths = std_by_tenth(load(work / "flow on srgb"), further, options.seed)
     mass = {model["name"]: model["mass"]["value"] for model in results["models"]}
     verdicts = {
         f"mass within {CLOSE} nats per value of the flow on clean raw": mass["flow on srgb"] - mass["flow on raw"]
@@ -139,7 +141,8 @@ def table(results: dict, seconds: dict, tenths: dict, verdicts: dict[str, bool],
         f"Training time includes reading and the fit of the noise level function: {cpu}.",
         "",
         "Standard deviation of the noise drawn from pictures, over the sensor's own, by tenths of the true raw "
-        f"intensity; one draw of every test image, cells beside clipped sRGB left out; – below {ENOUGH:,} pixels:",
+        f"intensity: {options.further} further scenes, one draw each, cells beside clipped sRGB left out; – below "
+        f"{ENOUGH:,} pixels:",
         "",
         "| phone | " + " | ".join(f"{k / 10:.1f}–{(k + 1) / 10:.1f}" for k in range(10)) + " |",
         "|---" * 11 + "|",
