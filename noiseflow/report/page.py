@@ -107,7 +107,9 @@ def render_table(results: dict[str, Any]) -> Table:
     from rich.text import Text
 
     data = results.get("data", {})
-    counts = ", ".join(f"{display(data[k])} {k}" for k in ("images", "scenes") if data.get(k) is not None)
+    counts = ", ".join(
+        f"{display(data[k])} {k[:-1] if data[k] == 1 else k}" for k in ("images", "scenes") if data.get(k) is not None
+    )
     caption = (
         f"{data.get('split', 'unknown')} split, {counts}; lower is better; ± 95 % interval over scenes\n"
         "mass, regret, looseness: nats/value; nll: nats/dim"
