@@ -86,7 +86,7 @@ def complete(
     progress: Progress,
 ) -> bool:
     """Train a new model from the start or from a checkpoint, and save the model; see `fit`."""
-    out = Path(options.out)
+    out, started = Path(options.out), time.monotonic()
     train, validation = hold_out(dataset.frames, 0.1, 0) if options.model in DEFAULT_STEPS else (dataset.frames, ())
     if options.model in DEFAULT_STEPS and not validation:
         log.info("no scene can be held out for validation; training on all %d images", len(train))
@@ -104,13 +104,18 @@ def complete(
         finished, scores = _train(model, train, validation, options, checkpoint, progress)
     model.card = _card(options, dataset, train, validation, scores)
     save(model, out / "model.safetensors")
+    environment = json.loads((out / "environment.json").read_text())
+    _write_environment(out, environment | {"seconds": round(time.monotonic() - started, 1)})
     return finished
 
 
 def write_config(out: Path, options: FitOptions, dataset: NoiseDataset) -> None:
     """Write what repeats the run and where it was made, before it begins."""
     write_atomically(out / "config.yaml", yaml.safe_dump(as_dict(options), sort_keys=True).encode())
-    environment = _environment(options) | {"data_hash": dataset.root_hash()}
+    _write_environment(out, _environment(options) | {"data_hash": dataset.root_hash()})
+
+
+def _write_environment(out: Path, environment: dict[str, Any]) -> None:
     write_atomically(out / "environment.json", json.dumps(environment, indent=2).encode() + b"\n")
 
 
