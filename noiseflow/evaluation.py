@@ -7,7 +7,6 @@ so is `regret`, how far the model's mass lies above the sensor's own.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -24,7 +23,7 @@ from noiseflow.metrics.curves import IntensityCurve
 from noiseflow.metrics.intervals import Interval, scene_interval
 from noiseflow.models import FittedModel, Flow, NoDensityError, NoiseModel, synthesize
 from noiseflow.progress import SILENT, Progress
-from noiseflow.randomness import combine
+from noiseflow.randomness import combine, seed_of
 from noiseflow.report import CurveSet, Strip, curve_sets
 from noiseflow.sensors import SensorTruth
 from noiseflow.shot import Shot
@@ -145,7 +144,7 @@ def evaluate(
         if not batch.numbers:
             continue
         frame = dataset.frames[batch.frame]
-        frame_seed = int(combine(seed, _number(frame.name)))
+        frame_seed = int(combine(seed, seed_of(frame.name.encode())))
         noisy, shot = batch.noisy.to(device), batch.shot.to(device)
         keys = [(frame.camera, frame.iso)] * len(shot)
         real_curve.update(noisy - shot.clean, shot.clean, keys)
@@ -321,11 +320,6 @@ def _why_no_regret(dataset: NoiseDataset) -> str:
     if dataset.truth != "exact":
         return f"the ground truth is of kind {dataset.truth!r}; regret needs an exact one"
     return "the data come with no sensor whose density is known"
-
-
-def _number(name: str) -> int:
-    """A frame's name as a number that does not change between processes."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big")
 
 
 def _spread(count: int, wanted: int) -> set[int]:

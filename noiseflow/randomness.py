@@ -9,6 +9,8 @@ float64, one scalar routine for every element, so that no vectorised code path c
 
 from __future__ import annotations
 
+import hashlib
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -50,6 +52,11 @@ def combine(seed: int | Int[Tensor, "b"], *parts: int | Int[Tensor, "b"]) -> Int
     for part in parts:
         state = _mix(state + _mix(torch.as_tensor(part, dtype=torch.int64) + _GAMMA) * _GAMMA)
     return state
+
+
+def seed_of(content: bytes) -> int:
+    """A seed from bytes, the same in every process: the first 56 bits of their SHA-256."""
+    return int.from_bytes(hashlib.sha256(content).digest()[:7], "big")
 
 
 def uniform(

@@ -21,7 +21,7 @@ from noiseflow.models import BASELINES, FittedModel
 from noiseflow.options import EvaluateOptions
 from noiseflow.progress import Progress, open_progress
 from noiseflow.report import render_table, write_report
-from noiseflow.training.fit import accelerator, calibration_patches, fit_baseline, open_split
+from noiseflow.training.fit import calibration_patches, fit_baseline, open_split, torch_device
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def score(models: list[str], options: EvaluateOptions, command: str, progress: P
         channels = dataset.frames[0].channels
         if model is not None and model.channels != channels:
             raise UserError(f"{name}: a {model.packing} model, but the images have {channels} channels")
-    device = torch.device("cuda" if accelerator(options.device) != "cpu" and torch.cuda.is_available() else "cpu")
+    device = torch_device(options.device)
     protocol: dict[str, Any] = {}
     baselines: dict[str, FittedModel] = {}
     if any(path is None for path in files):

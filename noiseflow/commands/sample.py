@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +20,11 @@ from noiseflow.folders import claim
 from noiseflow.models import FittedModel, synthesize
 from noiseflow.options import SampleOptions
 from noiseflow.progress import open_progress
-from noiseflow.randomness import combine
+from noiseflow.randomness import combine, seed_of
 from noiseflow.raw.cfa import pack, unpack
 from noiseflow.raw.decode import IMAGE_SUFFIXES, read_image, read_raw
 from noiseflow.shot import CFA_PATTERNS, Shot
-from noiseflow.training.fit import accelerator
+from noiseflow.training.fit import torch_device
 
 
 @dataclass(frozen=True)
@@ -82,8 +80,9 @@ def run(model_name: str, images: list[str], options: SampleOptions) -> int:
     for image in images[:0:-1]:  # bad input is said before anything is made
         read_clean(Path(image), model, options)
     first = read_clean(Path(images[0]), model, options)
-    device = "cuda" if accelerator(options.device) != "cpu" and torch.cuda.is_available() else "cpu"
+    device = torch_device(options.device)
     model.to(device)
+    digest = file_hash(file)
     out = claim(options.out, overwrite=options.overwrite)
     with open_progress() as progress:
         progress.start("sampling", len(images) * options.count)
@@ -92,9 +91,10 @@ def run(model_name: str, images: list[str], options: SampleOptions) -> int:
             shot = shot_of(clean, model, options)
             kind = options.format or clean.format
             seeds, names = [], []
+            # The seed of an image depends on its content, not on the other images of the command.
+            own = seed_of(clean.image.numpy().tobytes())
             for k in range(options.count):
-                # The seed of an image depends on its content, not on the other images of the command.
-                seeds.append(int(combine(options.seed, content(clean.image), k)))
+                seeds.append(int(combine(options.seed, own, k)))
                 noisy = synthesize(model, shot.to(device), seed=seeds[-1])[0].cpu()
                 names.append(f"{stem}_noisy_{k}.{kind}")
                 WRITERS[kind](out / names[-1], noisy, clean, shot, options)
@@ -105,7 +105,7 @@ def run(model_name: str, images: list[str], options: SampleOptions) -> int:
                 "seed": options.seed,
                 "noise_seeds": seeds,
                 "model": model.architecture[0],
-                "model_hash": file_hash(file),
+                "model_hash": digest,
                 "camera": options.camera,
                 "iso": options.iso,
                 "cfa": clean.cfa,
@@ -189,11 +189,6 @@ def shot_of(clean: _Clean, model: FittedModel, options: SampleOptions) -> Shot:
         raise UserError(str(error)) from error
 
 
-def content(image: Tensor) -> int:
-    """A number that an image's pixels, and nothing else, decide."""
-    return int.from_bytes(hashlib.sha256(image.numpy().tobytes()).digest()[:7], "big")
-
-
 def _layout(noisy: Tensor, clean: _Clean) -> np.ndarray:
     """`(C, H, W)` back to the layout of the file: mosaic, picture or plane."""
     if clean.cfa is not None:
@@ -248,7 +243,7 @@ def _write_dng(path: Path, noisy: Tensor, clean: _Clean, shot: Shot, options: Sa
     if clean.cfa is None:
         raise UserError("--format dng: expected a mosaic, got a picture; use npy or png")
     cfa, (values, white) = clean.cfa, _codes(noisy, clean, shot)
-    if not math.isclose(white, values.max(), abs_tol=65535):
+    if white > 65535:
         raise UserError("--format dng: the codes do not fit into 16 bits")
     write_whole(
         path,

@@ -17,12 +17,12 @@ from noiseflow.folders import claim
 from noiseflow.models import FittedModel, quantise
 from noiseflow.options import SampleOptions
 from noiseflow.progress import open_progress
-from noiseflow.randomness import combine
+from noiseflow.randomness import combine, seed_of
 from noiseflow.raw.cfa import unpack
 from noiseflow.raw.decode import read_image
 from noiseflow.raw.matfile import write_frame
 from noiseflow.shot import Shot
-from noiseflow.training.fit import accelerator
+from noiseflow.training.fit import torch_device
 
 
 def run(model: FittedModel, file: Path, images: list[str], options: SampleOptions) -> int:
@@ -47,9 +47,10 @@ def run(model: FittedModel, file: Path, images: list[str], options: SampleOption
             f"{options.raw}: expected the size of {images[0]}, {first.shape[1]}×{first.shape[2]}, got "
             f"{2 * clean.image.shape[1]}×{2 * clean.image.shape[2]}"
         )
-    device = "cuda" if accelerator(options.device) != "cpu" and torch.cuda.is_available() else "cpu"
+    device = torch_device(options.device)
     model.to(device)
     out = claim(options.out, overwrite=options.overwrite)
+    digest = file_hash(file)
     kind = options.format if options.format in ("npy", "mat") else "npy"
     with open_progress() as progress:
         progress.start("sampling", len(images) * options.count)
@@ -62,9 +63,9 @@ def run(model: FittedModel, file: Path, images: list[str], options: SampleOption
             else:
                 shot = sample.shot_of(clean, model, options)
             shot = shot.replace(cfa=cfa, srgb=picture[None])
-            seeds, files = [], []
+            seeds, files, own = [], [], seed_of(picture.numpy().tobytes())
             for k in range(options.count):
-                seeds.append(int(combine(options.seed, sample.content(picture), k)))
+                seeds.append(int(combine(options.seed, own, k)))
                 noise = model.sample(shot.to(device), seed=seeds[-1]).cpu()
                 files.append(f"{stem}_noise_{k}.{kind}")
                 _write(out / files[-1], unpack(noise[0], cfa).numpy())
@@ -81,7 +82,7 @@ def run(model: FittedModel, file: Path, images: list[str], options: SampleOption
                 "seed": options.seed,
                 "noise_seeds": seeds,
                 "model": model.architecture[0],
-                "model_hash": file_hash(file),
+                "model_hash": digest,
                 "condition": "srgb",
                 "camera": options.camera,
                 "iso": options.iso,

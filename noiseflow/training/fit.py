@@ -309,6 +309,11 @@ def accelerator(device: str) -> str:
     return "gpu" if device == "cuda" else device
 
 
+def torch_device(device: str) -> torch.device:
+    """The device that a device option means here."""
+    return torch.device("cuda" if accelerator(device) != "cpu" and torch.cuda.is_available() else "cpu")
+
+
 def _card(
     options: FitOptions,
     dataset: NoiseDataset,
