@@ -12,7 +12,8 @@ from scipy import special, stats
 
 from noiseflow.errors import UserError
 from noiseflow.models.base import NoDensityError
-from noiseflow.sensors import PHONES, SensorTruth, VirtualSensor, _poisson_quantile
+from noiseflow.sensors import PHONES, SensorTruth, VirtualSensor
+from noiseflow.sensors.truth import _poisson_quantile
 from noiseflow.shot import Shot
 
 CONDITIONS = [(sensor, iso) for sensor in PHONES.values() for iso in sensor.isos]

@@ -1,0 +1,42 @@
+"""The five virtual phones."""
+
+from __future__ import annotations
+
+from noiseflow.sensors.virtual import VirtualSensor
+
+# Slopes: the noise level functions published with SIDD (Abdelhamed, Lin and Brown 2018) as used by Noise Flow
+# (Abdelhamed, Brubaker and Brown 2019), column beta1 of the table "cam_iso_nlf". Its intercepts are rounding
+# placeholders in most rows, hence the read noise of `VirtualSensor`. IP's published slope does not move with
+# ISO, which no sensor does: it gets 7.0e-4 · ISO/100.
+PHONES: dict[str, VirtualSensor] = {
+    sensor.name: sensor
+    for sensor in (
+        VirtualSensor("IP", "RGGB", 12, 528, 4095, ((100, 7.0e-4), (1600, 1.12e-2))),
+        VirtualSensor(
+            "GP",
+            "BGGR",
+            10,
+            64,
+            1023,
+            ((100, 0.000228), (400, 0.000886), (800, 0.001764), (1600, 0.003519), (3200, 0.007029)),
+        ),
+        VirtualSensor(
+            "S6",
+            "GRBG",
+            10,
+            0,
+            1023,
+            ((100, 0.000479), (400, 0.001774), (800, 0.003696), (1600, 0.008211), (3200, 0.019930)),
+        ),
+        VirtualSensor(
+            "N6",
+            "GBRG",
+            10,
+            42,
+            1023,
+            ((100, 0.000473), (400, 0.001760), (800, 0.003476), (1600, 0.006909), (3200, 0.013773)),
+        ),
+        VirtualSensor("G4", "BGGR", 10, 64, 1023, ((100, 0.000739), (400, 0.001860), (800, 0.003356))),
+    )
+}
+"""Five virtual phones, named after SIDD's."""
