@@ -35,6 +35,15 @@ class Transform(nn.Module):
         """Base space → noise."""
         raise NotImplementedError
 
+    def forward_map(self, x: Float[Tensor, "b c h w"], shot: Shot) -> tuple[Tensor, Float[Tensor, "b h w"]]:
+        """Noise → base space, with the log_det as shares of x's pixels that add up to it.
+
+        Layers whose scale differs from pixel to pixel say so; the others share it out evenly.
+        """
+        z, log_det = self(x, shot)
+        height, width = x.shape[-2:]
+        return z, (log_det / (height * width))[:, None, None].expand(-1, height, width)
+
     def initialize(self, x: Tensor, shot: Shot) -> None:
         """Set data-dependent state from a batch, unless that was done before. Called once, by training."""
 
@@ -81,6 +90,15 @@ class Chain(Transform):
             z, log_det = layer.inverse(z, shot)
             total = total + log_det
         return z, total
+
+    def forward_map(self, x: Tensor, shot: Shot) -> tuple[Tensor, Tensor]:
+        """Noise → base space, with shares of the log_det at the resolution of x."""
+        total = x.new_zeros(x.shape[0], *x.shape[-2:])
+        for layer in self:
+            z, share = layer.forward_map(x, shot)
+            total = total + at_resolution(share, total)
+            x = z
+        return x, total
 
     def initialize(self, x: Tensor, shot: Shot) -> None:
         """Initialise every layer on what the layers before it make of the batch."""
@@ -143,6 +161,17 @@ class Unsqueeze(Transform):
     def extra_repr(self) -> str:
         """The factor."""
         return str(self.factor)
+
+
+def at_resolution(share: Float[Tensor, "b h w"], like: Float[Tensor, "b h2 w2"]) -> Float[Tensor, "b h2 w2"]:
+    """Shares of blocks as shares of their pixels, or the other way round; the sum stays."""
+    if share.shape[-1] > like.shape[-1]:
+        factor = share.shape[-1] // like.shape[-1]
+        return nn.functional.avg_pool2d(share, factor) * factor**2
+    factor = like.shape[-1] // max(share.shape[-1], 1)
+    if factor == 1:
+        return share
+    return share.repeat_interleave(factor, dim=-2).repeat_interleave(factor, dim=-1) / factor**2
 
 
 def _blocks_to_channels(x: Tensor, factor: int) -> Tensor:

@@ -86,9 +86,18 @@ class AffineCoupling(_Coupling):
 
     def forward(self, x: Tensor, shot: Shot) -> tuple[Tensor, Tensor]:
         """x_b → exp(s)·x_b + t."""
+        z, log_scale = self._forward(x, shot)
+        return z, log_scale.sum(dim=(1, 2, 3))
+
+    def forward_map(self, x: Tensor, shot: Shot) -> tuple[Tensor, Tensor]:
+        """x_b → exp(s)·x_b + t, with Σ s of every pixel."""
+        z, log_scale = self._forward(x, shot)
+        return z, log_scale.sum(dim=1)
+
+    def _forward(self, x: Tensor, shot: Shot) -> tuple[Tensor, Tensor]:
         kept, changed = self._split(x)
         log_scale, shift = self._scale_and_shift(kept, shot)
-        return self._join(kept, changed * log_scale.exp() + shift), log_scale.sum(dim=(1, 2, 3))
+        return self._join(kept, changed * log_scale.exp() + shift), log_scale
 
     def inverse(self, z: Tensor, shot: Shot) -> tuple[Tensor, Tensor]:
         """z_b → (z_b − t)·exp(−s)."""

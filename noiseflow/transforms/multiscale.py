@@ -40,9 +40,18 @@ class Split(Transform):
 
     def forward(self, x: Tensor, shot: Shot) -> tuple[Tensor, Tensor]:
         """x_b → (x_b − μ)·exp(−s)."""
+        z, log_std = self._forward(x)
+        return z, -log_std.sum(dim=(1, 2, 3))
+
+    def forward_map(self, x: Tensor, shot: Shot) -> tuple[Tensor, Tensor]:
+        """x_b → (x_b − μ)·exp(−s), with −Σ s of every pixel."""
+        z, log_std = self._forward(x)
+        return z, -log_std.sum(dim=1)
+
+    def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         kept, leaving = x[:, : self.kept], x[:, self.kept :]
         mean, log_std = self.prior(kept).chunk(2, dim=1)
-        return torch.cat((kept, (leaving - mean) * (-log_std).exp()), dim=1), -log_std.sum(dim=(1, 2, 3))
+        return torch.cat((kept, (leaving - mean) * (-log_std).exp()), dim=1), log_std
 
     def inverse(self, z: Tensor, shot: Shot) -> tuple[Tensor, Tensor]:
         """z_b → exp(s)·z_b + μ."""
@@ -76,6 +85,11 @@ class OnFirst(Transform):
         """The first channels → inner(them)."""
         z, log_det = self.inner(x[:, : self.channels], shot)
         return torch.cat((z, x[:, self.channels :]), dim=1), log_det
+
+    def forward_map(self, x: Tensor, shot: Shot) -> tuple[Tensor, Tensor]:
+        """The first channels → inner(them), with the inner transform's shares."""
+        z, share = self.inner.forward_map(x[:, : self.channels], shot)
+        return torch.cat((z, x[:, self.channels :]), dim=1), share
 
     def inverse(self, z: Tensor, shot: Shot) -> tuple[Tensor, Tensor]:
         """The first channels → inner⁻¹(them)."""

@@ -26,20 +26,28 @@ class SignalDependentScale(Transform):
 
     def forward(self, x: Tensor, shot: Shot) -> tuple[Tensor, Tensor]:
         """Noise → noise in units of its standard deviation."""
-        variance = self.level.variance(shot).to(x.dtype)
-        z = (x - self.level.mean(shot).to(x.dtype)) * variance.rsqrt()
+        z, variance = self._forward(x, shot)
+        return z, self._log_det(x, variance).sum(dim=(1, 2))
+
+    def forward_map(self, x: Tensor, shot: Shot) -> tuple[Tensor, Tensor]:
+        """Noise → noise in units of its standard deviation, with −½ Σ log variance of every pixel."""
+        z, variance = self._forward(x, shot)
         return z, self._log_det(x, variance)
+
+    def _forward(self, x: Tensor, shot: Shot) -> tuple[Tensor, Tensor]:
+        variance = self.level.variance(shot).to(x.dtype)
+        return (x - self.level.mean(shot).to(x.dtype)) * variance.rsqrt(), variance
 
     def inverse(self, z: Tensor, shot: Shot) -> tuple[Tensor, Tensor]:
         """Units of the standard deviation → noise."""
         variance = self.level.variance(shot).to(z.dtype)
         x = z * variance.sqrt() + self.level.mean(shot).to(z.dtype)
-        return x, -self._log_det(z, variance)
+        return x, -self._log_det(z, variance).sum(dim=(1, 2))
 
     @staticmethod
     def _log_det(x: Tensor, variance: Tensor) -> Tensor:
         shared = x.shape[1] // variance.shape[1]  # channels that share one variance
-        return -0.5 * shared * variance.log().sum(dim=(1, 2, 3))
+        return -0.5 * shared * variance.log().sum(dim=1)
 
     def __repr__(self) -> str:
         return f"SignalDependentScale({self.level.extra_repr()})"

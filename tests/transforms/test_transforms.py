@@ -283,3 +283,33 @@ def test_rotation_start_is_orthogonal():
         shot = shot_for(5, 5, 1, 1)
         w = layer.double()(x, shot)[0][:, :, 0, 0]
         assert torch.allclose(w @ w.T, torch.eye(5, dtype=torch.float64), atol=1e-6)  # stored as float32
+
+
+@pytest.mark.parametrize("size", SHAPES)
+def test_shares_of_the_log_det_add_up(row, size):
+    build, channels, multiple = row
+    transform = scrambled(build)
+    shot = shot_for(3, channels, *fitting(*size, multiple))
+    x = noise_for(shot)
+    z, log_det = transform(x, shot)
+    same, share = transform.forward_map(x, shot)
+    assert torch.equal(same, z)
+    assert share.shape == (3, *x.shape[-2:])
+    assert torch.allclose(share.sum(dim=(1, 2)), log_det, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "name", ["coupling", "coupling with context", "split", "on first", "signal-dependent scale", "conv1x1", "gain"]
+)
+def test_share_of_a_pixel_is_its_jacobian_blocks(name):
+    """Within one layer the Jacobian is triangular over pixels: a pixel's share is its own block's log-determinant."""
+    build, channels, _ = TABLE[name]
+    transform = scrambled(build)
+    shot = shot_for(1, channels, 3, 4)
+    x = noise_for(shot)
+    jacobian = torch.autograd.functional.jacobian(lambda v: transform(v, shot)[0], x)[0, :, :, :, 0]
+    _, share = transform.forward_map(x, shot)
+    for i in range(3):
+        for j in range(4):
+            block = jacobian[:, i, j, :, i, j]
+            assert torch.allclose(torch.linalg.slogdet(block)[1], share[0, i, j], rtol=1e-9, atol=1e-12)
