@@ -168,6 +168,7 @@ def evaluate(
         "data": {
             "root_hash": dataset.root_hash(),
             "truth": dataset.truth,
+            "clean": dataset.clean,
             "domain": dataset.domain,
             "images": len(dataset.frames),
             "scenes": len({frame.scene for frame in dataset.frames}),

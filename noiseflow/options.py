@@ -55,6 +55,10 @@ class DataOptions:
     max_images: int | None = _option("use at most this many images", None)
     black: float | None = _option("black level in codes, where the files do not say", None)
     white: float | None = _option("white level in codes, where the files do not say", None)
+    mean_truth: Literal["invert", "keep"] = _option(
+        "raw ground truths that are a mean of recorded frames: take them back to the signal, or keep them as they are",
+        "invert",
+    )
     workers: int = _option("processes that read images; 0 reads in the main process", 0)
     device: str = _option("cpu, cuda or auto", "auto")
     seed: int = _option("seed of everything random", 0)

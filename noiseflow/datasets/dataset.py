@@ -34,6 +34,7 @@ class NoiseDataset:
         split_protocol: which rule divides train from test.
         split_of: frame name → "train" or "test", over all frames of the folder.
         everything: all files of the folder's data set, selected or not.
+        clean: what was done to the clean images since they were read.
     """
 
     root: Path
@@ -44,6 +45,7 @@ class NoiseDataset:
     split_protocol: str
     split_of: Mapping[str, str]
     everything: tuple[Path, ...]
+    clean: str = "as stored"
 
     @property
     def conditions(self) -> tuple[tuple[str, float], ...]:

@@ -18,6 +18,7 @@ import yaml
 from torch import Tensor
 
 from noiseflow.datasets import FramePair, NoiseDataset, collate, hold_out, open_dataset
+from noiseflow.datasets.mean_truth import with_signal
 from noiseflow.errors import UserError
 from noiseflow.files import save, write_atomically
 from noiseflow.folders import claim
@@ -38,6 +39,7 @@ _BEGUN = ("config.yaml", "environment.json")  # written before the first step
 DEFAULT_STEPS = {"noise_flow": 1200, "glow": 1500}
 """Training steps where none are asked for."""
 
+_INVERSIONS = 2
 _VALUES_PER_PAIR = 100_000
 _CALIBRATION_PATCH = 16  # many small ones: neighbouring values tell less than distant ones
 
@@ -135,7 +137,24 @@ def open_split(options: DataOptions, split: str, *, domain: str | None = None, c
         black=options.black,
         white=options.white,
     )
-    return dataset.select(split=split, cameras=listed(options.cameras), isos=numbers, max_images=options.max_images)
+    chosen = dataset.select(split=split, cameras=listed(options.cameras), isos=numbers, max_images=options.max_images)
+    if chosen.truth == "mean" and chosen.domain == "raw" and options.mean_truth == "invert":
+        return invert_mean(chosen, options.seed)
+    return chosen
+
+
+def invert_mean(dataset: NoiseDataset, seed: int) -> NoiseDataset:
+    """Take ground truths that are a mean of recorded frames back to the signal (`noiseflow.clipped_mean`).
+
+    The noise level function that this needs is fitted to the same images, and once more to what it made of them.
+
+    Args:
+        dataset: raw pairs.
+        seed: seed of the places that the fit looks at.
+    """
+    for _ in range(_INVERSIONS):
+        dataset = with_signal(dataset, fit_noise_level(*calibration_patches(dataset.frames, seed)))
+    return dataset
 
 
 def calibration_patches(frames: Sequence[FramePair], seed: int) -> tuple[Tensor, Shot]:
@@ -335,6 +354,7 @@ def _card(
             "root_hash": dataset.root_hash(),
             "domain": dataset.domain,
             "truth": dataset.truth,
+            "clean": dataset.clean,
             "split": options.split,
             "split_protocol": dataset.split_protocol,
             "images": len(train),
