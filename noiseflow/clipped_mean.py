@@ -24,7 +24,7 @@ FURTHEST = 3.0
 """How far beyond a clip end, in standard deviations there, a signal is sought: an all-black mean says no more."""
 
 _REACH = 8.0  # standard deviations from a clip end where its effect is below double precision
-_NODES = 801
+_NODES = 401
 
 
 def mean_of_clipped(signal: npt.ArrayLike, a: float, b: float, low: float = 0.0, high: float = 1.0) -> FloatArray:
@@ -62,13 +62,12 @@ def signal_of_mean(mean: npt.ArrayLike, a: float, b: float, low: float = 0.0, hi
     at_low, at_high = (np.sqrt(a * max(end, 0.0) + b) for end in (low, high))
     # Where x − low = 8·σ(x): beyond, m(x) = x.
     inner = low + 32 * a + np.sqrt((32 * a) ** 2 + _REACH**2 * (a * max(low, 0.0) + b))
-    outer = high - _REACH * at_high
-    if inner < outer:
-        dark = np.linspace(low - FURTHEST * at_low, inner, _NODES)
-        bright = np.linspace(outer, high + FURTHEST * at_high, _NODES)
-        nodes = np.concatenate((dark, bright))
-    else:  # so noisy that the two ends meet
-        nodes = np.linspace(low - FURTHEST * at_low, high + FURTHEST * at_high, 2 * _NODES)
+    inner = min(inner, high)  # a very noisy sensor has no middle that the clip spares
+    outer = max(high - _REACH * at_high, inner)
+    below = np.linspace(low - FURTHEST * at_low, low, _NODES)
+    dark = low + (inner - low) * np.linspace(0.0, 1.0, 2 * _NODES) ** 2  # dense at black, where σ may be small
+    bright = np.linspace(outer, high + FURTHEST * at_high, _NODES)
+    nodes = np.concatenate((below, dark[1:], bright))
     result: FloatArray = np.interp(value, mean_of_clipped(nodes, a, b, low, high), nodes)
     return result
 
