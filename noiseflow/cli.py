@@ -85,7 +85,9 @@ def _parser() -> Any:
     def command(name: str, text: str, options: type | None = None, positional: dict[str, str] | None = None) -> Any:
         sub = jsonargparse.ArgumentParser(description=text)
         for argument, about in (positional or {}).items():
-            if argument.endswith("s"):
+            if argument.endswith("s?"):
+                sub.add_argument(argument[:-1], nargs="*", type=str, metavar=argument[:-2].upper(), help=about)
+            elif argument.endswith("s"):
                 sub.add_argument(argument, nargs="+", type=str, metavar=argument[:-1].upper(), help=about)
             else:
                 sub.add_argument(argument, type=str, metavar=argument.upper(), help=about)
@@ -105,7 +107,7 @@ def _parser() -> Any:
                      "changes: --steps may grow, --data may have moved, --workers and --device may differ")  # fmt: skip
     fit.add_argument("--config", action="config", help="read options from a YAML file; a run folder's config.yaml fits")
     models = "a .safetensors file, a run folder, or a baseline: gaussian, nlf"
-    command("evaluate", "score noise models and write a report", EvaluateOptions, {"models": models})
+    command("evaluate", "score noise models and write a report", EvaluateOptions, {"models?": models})
     sample = {"model": "a .safetensors file or a run folder", "images": "clean images: MAT, NPY, PNG, TIFF, camera raw"}
     command("sample", "add a model's noise to clean images", SampleOptions, sample)
     command("info", "describe a model, a run, a data set or an image", None, {"target": "file or folder"})

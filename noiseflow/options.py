@@ -96,8 +96,13 @@ class EvaluateOptions(DataOptions):
     baseline_split: Split | None = _option(
         "split of that data to fit on; default: the one the first model was trained on, else train", None
     )
+    samples: str | None = _option(
+        "folders, comma-separated, of noisy images made by somebody else's models, named as the data's noisy files; "
+        "they get every score that needs no density",
+        None,
+    )
     allow_unseen: bool = _option("interpolate ISOs between those that a model knows", False)
-    no_samples: bool = _option("draw no noise from the models: no curves and no pictures of them", False)
+    no_samples: bool = _option("draw no noise from the models: no divergences, no curves and no pictures", False)
 
 
 @dataclass(kw_only=True)

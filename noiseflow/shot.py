@@ -201,6 +201,15 @@ class Shot:
             picked["cfa"] = tuple(self.cfa[i] for i in chosen.tolist())
         return Shot(**picked)  # type: ignore[arg-type]
 
+    def corner(self, height: int, width: int) -> Shot:
+        """The top left corner of every row's image, with everything that belongs to its pixels."""
+        cut: dict[str, object] = {}
+        for name in ("clean", *_PIXEL_MAPS, "context"):
+            value = getattr(self, name)
+            cut[name] = None if value is None else value[..., :height, :width]
+        cut["srgb"] = None if self.srgb is None else self.srgb[..., : 2 * height, : 2 * width]
+        return self.replace(**cut)
+
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Shot:
         """The same shot on another device or in another floating-point dtype."""
         moved: dict[str, object] = {}

@@ -41,7 +41,9 @@ def run(out: str, *, overwrite: bool = False) -> int:
         options = EvaluateOptions(data=str(data), out=str(evaluation), overwrite=overwrite)
         names = [str(model), "nlf", "gaussian"]
         command = f"noiseflow evaluate {' '.join(names)} --data {data} --out {evaluation} --overwrite"
-        results, page = score(names, options, command, progress)
+        scored = score(names, options, command, progress)
+    assert scored is not None  # one process alone has all the results
+    results, page = scored
     console.print(render_table(results))
     console.print(f"Report: {Path(page).resolve()}", soft_wrap=True, highlight=False)
     return 0

@@ -14,12 +14,13 @@ import yaml
 from noiseflow.conditions import UnknownConditionError
 from noiseflow.datasets import NoiseDataset
 from noiseflow.errors import UserError
-from noiseflow.evaluation import Entry, evaluate
+from noiseflow.evaluation import Entry, SampleFolder, evaluate
+from noiseflow.evaluation.parallel import Crew, crew
 from noiseflow.files import file_hash, load, model_path
 from noiseflow.folders import claim
 from noiseflow.models import BASELINES, FittedModel
-from noiseflow.options import EvaluateOptions
-from noiseflow.progress import Progress, open_progress
+from noiseflow.options import EvaluateOptions, listed
+from noiseflow.progress import SILENT, Progress, open_progress
 from noiseflow.report import render_table, write_report
 from noiseflow.training.fit import calibration_patches, fit_baseline, open_split, torch_device
 
@@ -30,15 +31,21 @@ def run(models: list[str], options: EvaluateOptions, command: str) -> int:
     """Score the models, write the report, print the table and the page's path."""
     from rich.console import Console
 
-    with open_progress() as progress:
-        results, page = score(models, options, command, progress)
+    with crew() as together:
+        with open_progress() if together.rank == 0 else SILENT as progress:
+            scored = score(models, options, command, progress, together)
+        if scored is None:
+            return 0
+    results, page = scored
     console = Console()
     console.print(render_table(results))
     console.print(str(page), soft_wrap=True, highlight=False)
     return 0
 
 
-def score(models: list[str], options: EvaluateOptions, command: str, progress: Progress) -> tuple[dict[str, Any], Path]:
+def score(
+    models: list[str], options: EvaluateOptions, command: str, progress: Progress, together: Crew | None = None
+) -> tuple[dict[str, Any], Path] | None:
     """Score models given as files, run folders or baselines' names.
 
     Args:
@@ -46,10 +53,15 @@ def score(models: list[str], options: EvaluateOptions, command: str, progress: P
         options: which data, and where to write.
         command: the command line, for the page.
         progress: shows how far it has come.
+        together: the processes that score together; default this one alone.
 
     Returns:
-        The results and the path of the page.
+        The results and the path of the page; None on all processes but the first.
     """
+    together = together or Crew()
+    folders = listed(options.samples) or []
+    if not models and not folders:
+        raise UserError("expected models to score, or folders of images with --samples, got neither")
     files = [None if name in BASELINES else model_path(name) for name in models]
     loaded = [None if path is None else load(path) for path in files]
     first = next((model for model in loaded if model is not None), None)
@@ -80,7 +92,12 @@ def score(models: list[str], options: EvaluateOptions, command: str, progress: P
         digest = None if path is None else file_hash(path)
         entries.append(Entry(_label(name, path, [e.name for e in entries]), chosen, digest))
     _check_conditions(entries, dataset)
-    out = claim(options.out, overwrite=options.overwrite)
+    for folder in folders:
+        label = _label(Path(folder).name, None, [e.name for e in entries])
+        entries.append(Entry(label, SampleFolder(folder, dataset)))
+    out = Path(options.out)
+    if together.rank == 0:
+        out = claim(options.out, overwrite=options.overwrite)
     evaluation = evaluate(
         entries,
         dataset,
@@ -91,7 +108,10 @@ def score(models: list[str], options: EvaluateOptions, command: str, progress: P
         protocol=protocol,
         workers=options.workers,
         progress=progress,
+        crew=together,
     )
+    if evaluation is None:
+        return None
     page = write_report(out, evaluation.results, curves=evaluation.curves, strips=evaluation.strips, command=command)
     return evaluation.results, page
 
@@ -117,10 +137,10 @@ def _check_conditions(entries: list[Entry], dataset: NoiseDataset) -> None:
     from noiseflow.shot import Shot
 
     for entry in entries:
-        assert isinstance(entry.model, FittedModel)
+        assert isinstance(entry.source, FittedModel)
         for camera, iso in dataset.conditions:
             try:
-                entry.model.conditions.locate(Shot.of(torch.zeros(1, 1, 1, 1), camera=camera, iso=iso))
+                entry.source.conditions.locate(Shot.of(torch.zeros(1, 1, 1, 1), camera=camera, iso=iso))
             except UnknownConditionError as error:
                 raise UserError(f"{entry.name}: {error}; --cameras and --isos narrow the data") from error
 

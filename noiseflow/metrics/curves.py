@@ -126,6 +126,12 @@ class IntensityCurve:
             self._counts[key] = self._counts.get(key, 0) + counts[i]
             self._sums[key] = self._sums.get(key, 0.0) + sums[i]
 
+    def merge(self, other: IntensityCurve) -> None:
+        """Add what another curve with the same bins has accumulated."""
+        for key in other.keys:
+            self._counts[key] = self._counts.get(key, 0) + other._counts[key]
+            self._sums[key] = self._sums.get(key, 0.0) + other._sums[key]
+
     def statistics(self, key: ShotKey) -> CurveStatistics:
         """The curve of one camera and ISO.
 

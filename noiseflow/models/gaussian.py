@@ -42,8 +42,12 @@ class _PixelGaussian(FittedModel):
 
     def log_mass(self, noisy: Tensor, shot: Shot, *, seed: int | Tensor = 0) -> Tensor:
         """Log probability of the stored codes, nats, `(B,)`, float64: exact, whatever the seed."""
+        return self.log_mass_map(noisy, shot).sum(dim=(1, 2))
+
+    def log_mass_map(self, noisy: Tensor, shot: Shot) -> Tensor:
+        """Log probability of the stored codes of every pixel, nats, `(B, H, W)`, float64."""
         mean, variance = self._moments(shot)
-        return log_normal_mass(cells(noisy, shot), mean, variance.sqrt()).sum(dim=(1, 2, 3))
+        return log_normal_mass(cells(noisy, shot), mean, variance.sqrt()).sum(dim=1)
 
     @torch.no_grad()
     def sample(self, shot: Shot, *, seed: int | Tensor) -> Tensor:
