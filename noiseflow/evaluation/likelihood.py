@@ -87,7 +87,7 @@ class Regions:
 
 
 def regions(frame: FramePair, shot: Shot, truth: SensorTruth | None) -> Regions:
-    """The regions of some tiles of a frame; σ is that of the true sensor, or the one that its mean was inverted with."""
+    """The regions of some tiles of a frame; σ is the true sensor's, or that with which the mean was inverted."""
     clean = shot.clean.double().cpu()
     tenth = (clean.mean(dim=1) * TENTHS).long().clamp(0, TENTHS - 1)
     level = (frame.a, frame.b) if isinstance(frame, SignalPair) else None
@@ -101,7 +101,9 @@ def regions(frame: FramePair, shot: Shot, truth: SensorTruth | None) -> Regions:
     return Regions(tenth, near.any(dim=1).long())
 
 
-def add(score: Score, model: NoiseModel, noisy: Tensor, shot: Shot, best: Best | None, where: Regions, seed: int) -> None:
+def add(
+    score: Score, model: NoiseModel, noisy: Tensor, shot: Shot, best: Best | None, where: Regions, seed: int
+) -> None:
     """Add some tiles of one image to a model's score of it by mass."""
     if isinstance(model, Flow):
         bound = model.mass_bound(noisy, shot, seed=seed, draws=DRAWS)

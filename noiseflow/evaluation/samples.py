@@ -9,10 +9,11 @@ from torch import Tensor
 
 from noiseflow.datasets import FramePair
 from noiseflow.evaluation.sources import Box, Drawn, Entry, SampleFolder, draw
+from noiseflow.metrics.accumulate import Divergence
 from noiseflow.metrics.akld import AKLD
 from noiseflow.metrics.conditional import ConditionalKL
 from noiseflow.metrics.curves import IntensityCurve
-from noiseflow.metrics.divergence import RECIPES, Divergence, HistogramKL
+from noiseflow.metrics.divergence import RECIPES, HistogramKL
 from noiseflow.randomness import combine
 from noiseflow.shot import Shot
 
@@ -113,5 +114,3 @@ def _figure(result: Divergence, reason: dict[str, str]) -> dict[str, Any]:
         "units": result.units,
         "values": result.values,
     }
-
-

@@ -61,7 +61,9 @@ class SampleFolder:
     def __init__(self, root: Path | str, dataset: NoiseDataset) -> None:
         self.root = Path(root)
         if not self.root.is_dir():
-            raise UserError(f"{self.root}: expected a folder of noisy images, got {'a file' if self.root.exists() else 'none'}")
+            raise UserError(
+                f"{self.root}: expected a folder of noisy images, got {'a file' if self.root.exists() else 'none'}"
+            )
         found = {frame.name: self._find(frame, dataset.root) for frame in dataset.frames}
         owner: dict[Path, str] = {}
         for name, path in found.items():
@@ -88,7 +90,9 @@ class SampleFolder:
             f"(as {inside.as_posix()} or {noisy.name})"
         )
 
-    def noise(self, frame: FramePair, boxes: Sequence[Box], clean: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    def noise(
+        self, frame: FramePair, boxes: Sequence[Box], clean: Float[Tensor, "b c h w"]
+    ) -> Float[Tensor, "b c h w"]:
         """Recorded noise of tiles of one frame, linear units, float64."""
         stored = torch.stack([self._frames[frame.name].read(*box).noisy for box in boxes])
         return stored.to(clean.device).double() - clean.double()

@@ -1,4 +1,4 @@
-"""The images of a data set, cut into tiles, a few at a time: memory depends neither on their size nor on their number."""
+"""Images cut into tiles, a few at a time: memory depends on neither their size nor their number."""
 
 from __future__ import annotations
 
