@@ -102,6 +102,7 @@ class EvaluateOptions(DataOptions):
         None,
     )
     allow_unseen: bool = _option("interpolate ISOs between those that a model knows", False)
+    classifier: bool = _option("also let a small network try to tell the models' noise from the data's", False)
     no_samples: bool = _option("draw no noise from the models: no divergences, no curves and no pictures", False)
 
 

@@ -201,14 +201,30 @@ class Shot:
             picked["cfa"] = tuple(self.cfa[i] for i in chosen.tolist())
         return Shot(**picked)  # type: ignore[arg-type]
 
-    def corner(self, height: int, width: int) -> Shot:
-        """The top left corner of every row's image, with everything that belongs to its pixels."""
+    def crop(self, top: int, left: int, height: int, width: int) -> Shot:
+        """A rectangle of every row's image, with everything that belongs to its pixels; its origin moves along."""
+        rows, columns = slice(top, top + height), slice(left, left + width)
         cut: dict[str, object] = {}
         for name in ("clean", *_PIXEL_MAPS, "context"):
             value = getattr(self, name)
-            cut[name] = None if value is None else value[..., :height, :width]
-        cut["srgb"] = None if self.srgb is None else self.srgb[..., : 2 * height, : 2 * width]
-        return self.replace(**cut)
+            cut[name] = None if value is None else value[..., rows, columns]
+        if self.srgb is not None:
+            cut["srgb"] = self.srgb[..., 2 * top : 2 * (top + height), 2 * left : 2 * (left + width)]
+        assert self.origin is not None
+        return self.replace(**cut, origin=self.origin + torch.tensor([top, left], device=self.origin.device))
+
+    def join(self, *others: Shot) -> Shot:
+        """This shot's rows and then those of others, which name the same cameras in the same order."""
+        shots = (self, *others)
+        if any(shot.cameras != self.cameras for shot in shots):
+            raise ValueError(f"join: expected shots that all name the cameras {self.cameras}")
+        joined: dict[str, object] = {}
+        for field in dataclasses.fields(self):
+            values = [getattr(shot, field.name) for shot in shots]
+            if isinstance(values[0], Tensor):
+                joined[field.name] = torch.cat(values)
+        names = [name for shot in shots for name in ((shot.cfa,) * len(shot) if isinstance(shot.cfa, str | None) else shot.cfa)]
+        return self.replace(**joined, cfa=tuple(names))
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Shot:
         """The same shot on another device or in another floating-point dtype."""

@@ -105,6 +105,7 @@ def score(
         seed=options.seed,
         device=device,
         samples=not options.no_samples,
+        classifier=options.classifier and not options.no_samples,
         protocol=protocol,
         workers=options.workers,
         progress=progress,

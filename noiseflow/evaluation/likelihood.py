@@ -135,7 +135,7 @@ def add_density(score: Score, model: NoiseModel, noisy: Tensor, shot: Shot) -> s
     height, width = (side // multiple * multiple for side in noisy.shape[-2:])
     if not height or not width:
         return None
-    cropped = shot.corner(height, width)
+    cropped = shot.crop(0, 0, height, width)
     noise = noisy[..., :height, :width].double() - cropped.clean.double()
     try:
         score.log_prob += float(model.log_prob(noise, cropped).double().sum())

@@ -15,11 +15,13 @@ import torch
 from torch.utils.data import DataLoader
 
 from noiseflow.datasets import FramePair, NoiseDataset
+from noiseflow.evaluation.classifier import ClassifierScores
 from noiseflow.evaluation.likelihood import DRAWS, Best, add, add_density, best_of, regions
 from noiseflow.evaluation.parallel import Crew
 from noiseflow.evaluation.pictures import for_pictures, strip
 from noiseflow.evaluation.samples import AKLD_DRAWS, AKLD_SIDE, TILES, SampleScores
 from noiseflow.evaluation.sources import Entry, draw
+from noiseflow.evaluation.structure import PATCHES, SETS, SIDE, StructureScores
 from noiseflow.evaluation.summary import Tally, differences, summary, why_no_regret
 from noiseflow.evaluation.tiles import TILE, TileBatches, Tiles, spread
 from noiseflow.metrics.curves import IntensityCurve
@@ -66,6 +68,7 @@ def evaluate(
     seed: int = 0,
     device: torch.device | str = "cpu",
     samples: bool = True,
+    classifier: bool = False,
     workers: int = 0,
     protocol: dict[str, Any] | None = None,
     progress: Progress = SILENT,
@@ -80,6 +83,7 @@ def evaluate(
         seed: seed of every draw; each image gets its own from it.
         device: where to compute.
         samples: draw noise from every model, for the divergences, the curves and the pictures.
+        classifier: also train a small network to tell each entry's noise from the data's; takes a minute an entry.
         workers: processes that read tiles; 0 reads in the main process.
         protocol: further facts to print.
         progress: shows how far it has come.
@@ -103,6 +107,8 @@ def evaluate(
             tally.reason["regret"] = why_no_regret(dataset)
         if samples:
             tally.samples = SampleScores(frames, dataset.domain)
+            tally.structure = StructureScores(tally.entry, frames)
+            tally.classifier = ClassifierScores(frames) if classifier else None
         if isinstance(tally.entry.model, torch.nn.Module):
             tally.entry.model.to(device)
     mine = crew.share(len(frames))
@@ -147,10 +153,12 @@ def evaluate(
             "padded pixels as not observed, nll crops",
             "kld": f"noise of up to {TILES} tiles an image, one draw; AKLD: a corner of {AKLD_SIDE}×{AKLD_SIDE}, "
             f"{AKLD_DRAWS} draws; floors are ranges of 95 % between two draws of one distribution",
+            "structure": f"{PATCHES} patches of {SIDE}×{SIDE}, {SETS} sets drawn from the model for the same shots; "
+            "images made by others: exchanges of whole images",
             "tiles_left_out": work.skipped,
             **(protocol or {}),
         },
-        "models": [summary(tally, frames) for tally in work.tallies],
+        "models": [summary(tally, frames, seed) for tally in work.tallies],
         "differences": differences(work.tallies, frames),
     }
     strips = [work.strips[number] for number in sorted(work.strips)]
@@ -190,9 +198,13 @@ def _score(
         part, boxes = shot.rows(rows), [batch.boxes[row] for row in rows]
         drawn = draw(entry, frame, boxes, part, frame_seed)
         tally.samples.add(batch.frame, frame, data[rows], drawn, part)
+        if tally.classifier is not None:
+            tally.classifier.add(batch.frame, data[rows], drawn.recorded, part.clean)
         if batch.numbers[0] == 0:
             first, box = shot.rows(0), batch.boxes[0]
             tally.samples.add_akld(batch.frame, entry, frame, box, data[:1], first, frame_seed)
+            assert tally.structure is not None
+            tally.structure.add(batch.frame, frame, box, data[:1], first, frame_seed)
             pictures[entry.name] = drawn.recorded[:1] + first.clean
     if samples and pictured and batch.numbers[0] == 0:
         work.strips[batch.frame] = strip(frame, pictures, shot.rows(0))

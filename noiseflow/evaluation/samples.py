@@ -66,7 +66,7 @@ class SampleScores:
         """Add the corner of one tile of frame `number`, for which the model is asked again and again."""
         top, left, height, width = box
         height, width = min(height, AKLD_SIDE), min(width, AKLD_SIDE)
-        corner = shot.corner(height, width)
+        corner = shot.crop(0, 0, height, width)
 
         def draws() -> Iterator[Tensor]:
             for k in range(AKLD_DRAWS):

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 
 from noiseflow.datasets import FramePair, NoiseDataset
+from noiseflow.evaluation.classifier import ClassifierScores
 from noiseflow.evaluation.likelihood import TENTHS, Score
 from noiseflow.evaluation.samples import SampleScores
 from noiseflow.evaluation.sources import Entry
+from noiseflow.evaluation.structure import StructureScores
 from noiseflow.metrics.intervals import Interval, paired_difference, scene_interval
 from noiseflow.models import FittedModel
 
@@ -29,12 +31,16 @@ class Tally:
         entry: the entry.
         scores: a `Score` per image, by the image's number.
         samples: scores of its noise; None where none was drawn.
+        structure: sums of structure of its noise; None where none was drawn.
+        classifier: patches for the classifier; None where it was not asked for.
         reason: why a score is missing.
     """
 
     entry: Entry
     scores: dict[int, Score] = field(default_factory=lambda: defaultdict(Score))
     samples: SampleScores | None = None
+    structure: StructureScores | None = None
+    classifier: ClassifierScores | None = None
     reason: dict[str, str] = field(default_factory=dict)
 
     def merge(self, other: Tally) -> None:
@@ -43,10 +49,14 @@ class Tally:
         self.reason.update(other.reason)
         if self.samples is not None and other.samples is not None:
             self.samples.merge(other.samples)
+        if self.structure is not None and other.structure is not None:
+            self.structure.merge(other.structure)
+        if self.classifier is not None and other.classifier is not None:
+            self.classifier.merge(other.classifier)
 
 
-def summary(tally: Tally, frames: Sequence[FramePair]) -> dict[str, Any]:
-    """One entry of results.json, but for `structure`."""
+def summary(tally: Tally, frames: Sequence[FramePair], seed: int) -> dict[str, Any]:
+    """One entry of results.json."""
     model, reason = tally.entry.model, dict(tally.reason)
     scores = [tally.scores[i] for i in range(len(frames))]
     nll = mass = regret = near_clip = None
@@ -67,11 +77,18 @@ def summary(tally: Tally, frames: Sequence[FramePair]) -> dict[str, Any]:
         reason["by_intensity"] = "the model does not share its mass out over pixels"
     if near_clip is None:
         reason["near_clip"] = "the noise level that tells how near is near is not known, or no mass is shared out"
-    kld: dict[str, Any] = {}
+    kld, structure = {}, {}
     if tally.samples is not None:
         kld = tally.samples.summary(tally.entry, reason)
+    if tally.structure is not None:
+        structure = tally.structure.summary(seed, reason)
+    classifier = None
+    if tally.classifier is not None:
+        classifier = tally.classifier.summary(seed, reason)
     else:
-        reason["kld"] = "no noise was drawn"
+        reason["classifier"] = "not asked for"
+    if tally.samples is None:
+        reason["kld"] = reason["structure"] = "no noise was drawn"
     return {
         "name": tally.entry.name,
         "file_hash": tally.entry.file_hash,
@@ -81,7 +98,8 @@ def summary(tally: Tally, frames: Sequence[FramePair]) -> dict[str, Any]:
         "mass": mass,
         "regret": regret,
         "kld": kld,
-        "structure": {},
+        "structure": structure,
+        "classifier": classifier,
         "by_shot": _by_shot(scores, frames, nll is not None, mass is not None, regret is not None),
         "by_intensity": by_intensity,
         "near_clip": near_clip,
