@@ -223,7 +223,11 @@ class Shot:
             values = [getattr(shot, field.name) for shot in shots]
             if isinstance(values[0], Tensor):
                 joined[field.name] = torch.cat(values)
-        names = [name for shot in shots for name in ((shot.cfa,) * len(shot) if isinstance(shot.cfa, str | None) else shot.cfa)]
+        names = [
+            name
+            for shot in shots
+            for name in ((shot.cfa,) * len(shot) if isinstance(shot.cfa, str | None) else shot.cfa)
+        ]
         return self.replace(**joined, cfa=tuple(names))
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Shot:

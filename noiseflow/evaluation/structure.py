@@ -18,7 +18,14 @@ from noiseflow.datasets import FramePair
 from noiseflow.evaluation.sources import Box, Entry, SampleFolder, draw
 from noiseflow.evaluation.tiles import spread
 from noiseflow.metrics.curves import IntensityCurve
-from noiseflow.metrics.structure import Structure, StructureTest, monte_carlo, permutation, standard_deviation, statistics
+from noiseflow.metrics.structure import (
+    Structure,
+    StructureTest,
+    monte_carlo,
+    permutation,
+    standard_deviation,
+    statistics,
+)
 from noiseflow.randomness import combine
 from noiseflow.shot import Shot
 

@@ -33,6 +33,7 @@ from noiseflow.noise_level import NoiseLevel
 from noiseflow.randomness import PROPOSAL, SAMPLE, combine, normal, uniform
 from noiseflow.shot import Shot
 from noiseflow.transforms import ActNorm, Chain, SignalDependentScale
+from noiseflow.transforms.base import at_resolution
 
 SWEEPS = 2
 """Sweeps that refine the proposal when a flow is scored: a third is worth about a hundredth of the first."""
@@ -50,10 +51,13 @@ class MassBound(NamedTuple):
     Attributes:
         log_mass: `(B,)`, nats, float64, the mean over the draws.
         looseness: `(B,)`, nats, half the unbiased variance over the draws; NaN for a single draw.
+        share: `(B, H, W)`, nats, shares of the pixels that add up to `log_mass`: each has its own term of the base
+            density and of the proposal, and of a layer's log-determinant what `Transform.forward_map` gives it.
     """
 
     log_mass: Float[Tensor, "b"]
     looseness: Float[Tensor, "b"]
+    share: Float[Tensor, "b h w"]
 
 
 class Flow(FittedModel):
@@ -154,9 +158,14 @@ class Flow(FittedModel):
                 better = torch.zeros_like(moved)
                 better[rows] = torch.isfinite(new) & ~(new <= old)
                 proposal = proposal.where(better, refined)
-        values = torch.stack([self._draw(cell, padded, proposal, uniforms(k)) for k in range(draws)])
+        shares = torch.stack([self._share(cell, padded, proposal, uniforms(k)) for k in range(draws)])
+        values = shares.sum(dim=(2, 3))
         looseness = 0.5 * values.var(dim=0) if draws > 1 else torch.full_like(values[0], torch.nan)
-        return MassBound(values.mean(dim=0), looseness)
+        height, width = noisy.shape[-2:]
+        share = shares.mean(dim=0)
+        inside = share[..., :height, :width]
+        padding = (share.sum(dim=(1, 2)) - inside.sum(dim=(1, 2))) / (height * width)
+        return MassBound(values.mean(dim=0), looseness, inside + padding[:, None, None])
 
     def mass_with(self, noisy: Tensor, shot: Shot, uniforms: Float[Tensor, "b c h w"]) -> Float[Tensor, "b"]:
         """One draw of the bound from given uniform numbers, nats, float64; what training maximises.
@@ -184,14 +193,30 @@ class Flow(FittedModel):
 
     def _draw(self, cell: Cells, padded: Shot, proposal: Proposal, uniforms: Tensor) -> Float[Tensor, "b"]:
         """log p − log q at one draw from the proposal."""
+        noise, log_q = self._noise(cell, proposal, uniforms)
+        return self.log_prob(noise, padded) - log_q.sum(dim=(1, 2, 3))
+
+    def _share(self, cell: Cells, padded: Shot, proposal: Proposal, uniforms: Tensor) -> Float[Tensor, "b h w"]:
+        """The same, as shares of the pixels that add up to it."""
+        noise, log_q = self._noise(cell, proposal, uniforms)
+        shot = self.with_context(padded)
+        z = _channels_last(noise.to(self.dtype))
+        share = -log_q.sum(dim=1) - 0.5 * noise.shape[1] * math.log(2 * math.pi)
+        for layer in self.transform:
+            z, log_det = layer.forward_map(z, shot)
+            share = share + at_resolution(log_det.double(), share)
+        return share - 0.5 * at_resolution(z.double().square().sum(dim=1), share)
+
+    @staticmethod
+    @torch.no_grad()
+    def _noise(cell: Cells, proposal: Proposal, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+        """One draw from the proposal and its log density; uniform numbers are padded as the cells are."""
         height, width = cell.low.shape[-2:]
         bottom, right = height - uniforms.shape[-2], width - uniforms.shape[-1]
         if bottom or right:
             mode = "reflect" if min(uniforms.shape[-2:]) > 1 else "replicate"
             uniforms = nn.functional.pad(uniforms, (0, right, 0, bottom), mode=mode)
-        with torch.no_grad():
-            noise, log_q = draw_in_cells(cell, proposal.mean, proposal.std, uniforms)
-        return self.log_prob(noise, padded) - log_q.sum(dim=(1, 2, 3))
+        return draw_in_cells(cell, proposal.mean, proposal.std, uniforms)
 
     def _slopes(self, padded: Shot, key: Tensor) -> Slopes:
         """Gradients of log p with respect to the noise, and of base space along random signs."""

@@ -146,7 +146,10 @@ def test_two_processes_give_the_figures_of_one(data, folder, tmp_path):
               str(data.root), "--samples", str(folder), "--split", "all", "--cameras", "S6", "--device", "cpu"]  # fmt: skip
     common[common.index("all")] = "test"
     figures = []
-    for name, start in (("one", ["-m"]), ("two", ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"])):
+    for name, start in (
+        ("one", ["-m"]),
+        ("two", ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]),
+    ):
         command = [sys.executable, *start, "noiseflow", *common, "--out", str(tmp_path / name)]
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False

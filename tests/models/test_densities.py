@@ -291,3 +291,28 @@ def test_unquantised_data_fall_back_to_densities():
     noise = model.sample(shot, seed=0)
     with torch.no_grad():
         assert torch.allclose(model.log_mass(shot.clean + noise, shot), model.log_prob(noise, shot), rtol=1e-9)
+
+
+@pytest.mark.parametrize("build", [noise_flow, glow])
+def test_shares_of_a_bound_add_up(build):
+    """Also where squeezes ask for padding; a flow at its start is its noise level function pixel by pixel."""
+    pairs = [("S6", 3200.0)]
+    flow = build(pairs, 4).double()
+    level = NoiseLevel(flow.conditions).double()
+    flow.start_from(level)
+    generator = torch.Generator().manual_seed(2)
+    shot = Shot.of(torch.rand(2, 4, 9, 11, generator=generator) * 0.1, camera="S6", iso=3200, lsb=1 / 1023)
+    baseline = NoiseLevelFunction(pairs, 4).double()
+    baseline.level.copy_from(level)
+    noisy = synthesize(baseline, shot, seed=torch.arange(2))
+    bound = flow.mass_bound(noisy, shot, seed=5)
+    assert torch.allclose(bound.share.sum(dim=(1, 2)), bound.log_mass, rtol=1e-12)
+    if build is noise_flow:  # without squeeze nothing is padded, and nothing is shared within blocks
+        assert torch.allclose(bound.share, baseline.log_mass_map(noisy, shot), rtol=1e-6)
+    with torch.no_grad():
+        for parameter in flow.transform.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator).double())
+    bound = flow.mass_bound(noisy, shot, seed=5)
+    assert torch.allclose(bound.share.sum(dim=(1, 2)), bound.log_mass, rtol=1e-12)
+    one = flow.mass_bound(noisy[1:], shot.rows(1), seed=5)
+    assert torch.allclose(one.share, bound.share[1:], rtol=1e-12)
