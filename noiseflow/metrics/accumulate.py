@@ -32,15 +32,20 @@ class Accumulator:
     def merge(self, other: Self) -> None:
         """Add what another accumulator of the same kind, over the same images, has seen."""
         for name, value in other.state.items():
-            self.state[name] += value
+            self.state[name] += value.to(self.device)
 
-    def rows(self, image: int | Int[Tensor, "b"], batch: int, device: torch.device) -> Int[Tensor, "b"]:
+    @property
+    def device(self) -> torch.device:
+        """Where the state is: what comes from elsewhere is moved there."""
+        return next(iter(self.state.values())).device
+
+    def rows(self, image: int | Int[Tensor, "b"], batch: int) -> Int[Tensor, "b"]:
         """The image of each row of a batch, as indices.
 
         Raises:
             ValueError: an image that does not exist, or another number of them than rows.
         """
-        index = torch.as_tensor(image, dtype=torch.int64, device=device)
+        index = torch.as_tensor(image, dtype=torch.int64, device=self.device)
         if index.ndim > 1 or (index.ndim == 1 and len(index) != batch):
             raise ValueError(f"image: expected an integer or {batch} of them, got shape {tuple(index.shape)}")
         if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < self.images:

@@ -121,16 +121,17 @@ class AKLD(Accumulator):
         Raises:
             ValueError: fewer than 5 draws, shapes that differ, or an image that does not exist.
         """
-        index = self.rows(image, len(data), data.device)
+        index = self.rows(image, len(data))
+        data = data.to(self.device)
         real = local_variance(data)
         references: list[Tensor] = []
-        total = torch.zeros(len(data), dtype=torch.float64, device=data.device)
-        floors = torch.zeros(_AS_DATA, *_in_blocks(real).shape, dtype=torch.float64, device=data.device)
+        total = torch.zeros(len(data), dtype=torch.float64, device=self.device)
+        floors = torch.zeros(_AS_DATA, *_in_blocks(real).shape, dtype=torch.float64, device=self.device)
         count = 0
         for count, draw in enumerate(draws, 1):  # noqa: B007
             if draw.shape != data.shape:
                 raise ValueError(f"draws: expected the data's shape {tuple(data.shape)}, got {tuple(draw.shape)}")
-            variance = local_variance(draw)
+            variance = local_variance(draw.to(self.device))
             total += akld(variance, real)
             for j, reference in enumerate(references):
                 floors[j] += _in_blocks(_pixelwise(variance, reference))

@@ -100,7 +100,8 @@ class ConditionalKL(Accumulator):
                 f"expected data, model and clean of one shape, got {tuple(data.shape)}, {tuple(model.shape)} and "
                 f"{tuple(clean.shape)}"
             )
-        index = self.rows(image, len(data), data.device)
+        index = self.rows(image, len(data))
+        data, model, clean = (x.to(self.device) for x in (data, model, clean))
         which, row = torch.unique(index, return_inverse=True)
         level = (clean.double().clamp(0.0, 1.0).sqrt() * INTENSITIES).long().clamp_max_(INTENSITIES - 1)
         for side, noise in enumerate((data, model)):

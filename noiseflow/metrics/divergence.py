@@ -68,6 +68,16 @@ class Recipe:
         """Number of bins."""
         return len(self.edges) - 1
 
+    def values(self, noise: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """What is counted of noise in linear units, float64: the noise in the recipe's unit."""
+        values = noise.double()
+        if self.unit == "linear":
+            return values
+        levels = 255 * values
+        nearest = levels.round()
+        levels = torch.where((levels - nearest).abs() < _SNAP, nearest, levels)
+        return levels if self.unit == "levels" else levels / 255
+
 
 _TAILED = (-1000.0, *np.linspace(-0.1, 0.1, 65).tolist(), 1000.0)
 
@@ -212,30 +222,22 @@ class HistogramKL(Accumulator):
         """
         if data.shape != model.shape:
             raise ValueError(f"model: expected noise of the data's shape {tuple(data.shape)}, got {tuple(model.shape)}")
-        index = self.rows(image, len(data), data.device)
+        index = self.rows(image, len(data))
+        data, model = data.to(self.device), model.to(self.device)
         if not self.recipe.rounded:
             if clean is None or clean.shape != data.shape:
                 raise ValueError(f"clean: {self.recipe.name} clips the model's pictures, so it needs the clean ones")
-            model = (clean.double() + model.double()).clamp(0.0, 1.0) - clean.double()
+            clean = clean.to(self.device).double()
+            model = (clean + model.double()).clamp(0.0, 1.0) - clean
         if self.recipe.per in _SIDE:
             self._add_units(data, model, index)
             return
-        counts = torch.stack([histogram(self._values(x).flatten(1), self.recipe.edges) for x in (data, model)], 1)
+        counts = torch.stack([histogram(self.recipe.values(x).flatten(1), self.recipe.edges) for x in (data, model)], 1)
         self.state["counts"].index_add_(0, index, counts)
         self._count("values", index, data[0].numel())
 
     def _count(self, name: str, index: Tensor, each: int) -> None:
         self.state[name].index_add_(0, index, torch.full_like(index, each))
-
-    def _values(self, noise: Tensor) -> Tensor:
-        """What is counted, in the recipe's unit."""
-        values = noise.double()
-        if self.recipe.unit == "linear":
-            return values
-        levels = 255 * values
-        nearest = levels.round()
-        levels = torch.where((levels - nearest).abs() < _SNAP, nearest, levels)
-        return levels if self.recipe.unit == "levels" else levels / 255
 
     def _add_units(self, data: Tensor, model: Tensor, index: Tensor) -> None:
         side, recipe = _SIDE[self.recipe.per], self.recipe
@@ -244,7 +246,7 @@ class HistogramKL(Accumulator):
         if not units or not len(data):
             return
         p, q = (
-            histogram(_cut(self._values(noise), side), recipe.edges).reshape(len(data), units, -1)
+            histogram(_cut(self.recipe.values(noise), side), recipe.edges).reshape(len(data), units, -1)
             for noise in (data, model)
         )
         self.state["totals"].index_add_(0, index, histogram_kl(p, q, n, added=recipe.added).sum(1))
@@ -256,7 +258,7 @@ class HistogramKL(Accumulator):
             rng = np.random.default_rng(seed_of(p_row.tobytes() + q_row.tobytes()))
             drawn = redraw(p_row, q_row, np.full(len(p_row), n), rng)
             floors = histogram_kl(*drawn, n, added=recipe.added).sum(-1)
-            self.state["floor_totals"] += floors.to(data.device)
+            self.state["floor_totals"] += floors.to(self.device)
             self.state["floor_units"] += len(p_row)
 
     def result(self, scenes: Sequence[Hashable] | None = None) -> Divergence:

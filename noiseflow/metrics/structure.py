@@ -137,7 +137,8 @@ class Structure(Accumulator):
             )
         if not bool((std > 0).all()):
             raise ValueError("std: expected positive reference standard deviations, got one that is not")
-        index = self.rows(image, len(noise), noise.device)
+        index = self.rows(image, len(noise))
+        noise, std, clean = (x.to(self.device) for x in (noise, std, clean))
         u = noise.double() / std.double()
         h, w = u.shape[-2:]
         self._add("count", index, torch.full_like(index, h * w))

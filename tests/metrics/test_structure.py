@@ -192,6 +192,30 @@ def test_a_true_model_is_rejected_at_the_stated_rate(law):
     assert all(low <= count <= high for count in rejected.values()), rejected
 
 
+def test_a_reference_from_the_model_keeps_the_rate_where_noise_depends_on_intensity():
+    generator = torch.Generator().manual_seed(9)
+    clean = torch.rand(4, 1, 1, 16, generator=generator).expand(4, 1, 16, 16).double()
+    level = (0.012 * clean + 2e-5).sqrt()
+    rejected, found, repeats = 0, 0, 200
+    for _ in range(repeats):
+        curve = IntensityCurve()
+        further = level.repeat(4, 1, 1, 1) * torch.randn(16, 1, 16, 16, generator=generator)
+        curve.update(further, clean.repeat(4, 1, 1, 1), [("S6", 100.0)] * 16)
+        std = standard_deviation(curve.statistics(("S6", 100.0)), clean)
+        noise = (level * torch.randn(20, 4, 1, 16, 16, generator=generator)).flatten(0, 1)
+        sets, image = Structure(21, 1), torch.arange(20).repeat_interleave(4)
+        sets.update(noise, std.repeat(20, 1, 1, 1), clean.repeat(20, 1, 1, 1), image)
+        flat = noise[:4] / level * level.square().mean().sqrt()  # one level for dark and bright
+        sets.update(flat, std, clean, 20)
+        rows = statistics(sets.state)
+        rejected += monte_carlo({name: v[:20] for name, v in rows.items()}).p <= 0.05
+        test = monte_carlo({name: torch.cat([v[20:], v[1:20]]) for name, v in rows.items()})
+        found += test.p_each["std"] <= 0.05
+    # one of 20 places: 10 of 200, 4 binomial standard deviations
+    assert 0 < rejected <= 10 + 4 * math.sqrt(200 * 0.05 * 0.95)
+    assert found == repeats
+
+
 @pytest.mark.parametrize("channels", [1, 4])
 def test_blur_with_the_right_marginal_is_found(channels):
     generator = torch.Generator().manual_seed(6)
