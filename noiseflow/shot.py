@@ -223,11 +223,9 @@ class Shot:
             values = [getattr(shot, field.name) for shot in shots]
             if isinstance(values[0], Tensor):
                 joined[field.name] = torch.cat(values)
-        names = [
-            name
-            for shot in shots
-            for name in ((shot.cfa,) * len(shot) if isinstance(shot.cfa, str | None) else shot.cfa)
-        ]
+        names: list[str | None] = []
+        for shot in shots:
+            names += list(shot.cfa) if isinstance(shot.cfa, tuple) else [shot.cfa] * len(shot)
         return self.replace(**joined, cfa=tuple(names))
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Shot:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -256,21 +254,6 @@ class FramePair(ABC):
         if not pair.is_finite:
             self._check_broken_part()
         return pair
-
-    def with_noisy(self, path: Path) -> Self:
-        """The same frame with another file as its noisy image; the code grid stays this frame's.
-
-        Args:
-            path: an image of the same size, in any format that is read.
-        """
-        other = copy.copy(self)
-        other.files = (path, *self.files[1:])
-        for kind in type(self).__mro__:
-            for name, value in vars(kind).items():
-                if isinstance(value, cached_property):
-                    other.__dict__.pop(name, None)
-        other.__dict__["grid"] = self.grid
-        return other
 
     def stored(self) -> tuple[Float[Tensor, "c h w"], Float[Tensor, "c h w"]]:
         """The whole noisy and the whole clean image as the files have them, float64: not put on the grid.

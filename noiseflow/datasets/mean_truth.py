@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -42,12 +41,6 @@ class SignalPair(FramePair):
     def size(self) -> tuple[int, int]:
         """The stored pair's."""
         return self.pair.size
-
-    def with_noisy(self, path: Path) -> SignalPair:
-        """The same frame with another file as its noisy image."""
-        other = super().with_noisy(path)
-        other.pair = self.pair.with_noisy(path)
-        return other
 
     def _declared(self) -> tuple[Float[Tensor, "c"], tuple[float, float] | None]:
         return self.pair._declared()

@@ -95,6 +95,7 @@ class ClassifierScores:
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
             torch.manual_seed(seed)
             network = _network(data.shape[1])
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             optimizer = torch.optim.Adam(network.parameters(), lr=_RATE)
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
             for step in range(STEPS):
@@ -131,7 +132,8 @@ def _network(channels: int) -> nn.Module:
 
 
 def _seen(noise: Tensor, clean: Tensor, scale: float) -> Tensor:
-    return torch.cat((noise / scale, clean.clamp_min(0).sqrt()), dim=1)
+    seen = torch.cat((noise / scale, clean.clamp_min(0).sqrt()), dim=1)
+    return seen.contiguous(memory_format=torch.channels_last)
 
 
 def _patches(image: Tensor) -> Tensor:

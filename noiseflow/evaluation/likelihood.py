@@ -105,6 +105,7 @@ def add(
     score: Score, model: NoiseModel, noisy: Tensor, shot: Shot, best: Best | None, where: Regions, seed: int
 ) -> None:
     """Add some tiles of one image to a model's score of it by mass."""
+    share: Tensor | None
     if isinstance(model, Flow):
         bound = model.mass_bound(noisy, shot, seed=seed, draws=DRAWS)
         log_mass, share = bound.log_mass.cpu(), bound.share.cpu()

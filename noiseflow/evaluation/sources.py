@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from noiseflow.datasets import FramePair, NoiseDataset
+from noiseflow.datasets.decoded import decoded
 from noiseflow.errors import UserError
-from noiseflow.models import NoiseModel, quantise
+from noiseflow.models import NoiseModel
+from noiseflow.raw.cfa import pack
 from noiseflow.raw.decode import IMAGE_SUFFIXES
 from noiseflow.shot import Shot
 
@@ -45,8 +48,9 @@ class SampleFolder:
     """Noisy images made by somebody else's model, one for each frame of a data set.
 
     The image of a frame is looked for under the path of its noisy file relative to the data set's folder, then under
-    that file's name alone, then as `<clean file>_noisy_0`, with any suffix that is read. Values are taken to the
-    frame's codes and clip ends, as those of models are.
+    that file's name alone, then as `<clean file>_noisy_0`, with any suffix that is read: a mosaic `(H, W)` for raw, a
+    picture `(H, W, 3)` for sRGB. Floats are in linear units, integers are codes, 0 being the lowest value that the
+    frame can hold. Values are taken to the frame's codes and clip ends, as those of models are.
 
     Args:
         root: the folder.
@@ -73,7 +77,7 @@ class SampleFolder:
                     f"keep the folders of {dataset.root} inside {self.root}"
                 )
             owner[path] = name
-        self._frames = {frame.name: frame.with_noisy(found[frame.name]) for frame in dataset.frames}
+        self._found = found
 
     def _find(self, frame: FramePair, base: Path) -> Path:
         noisy, clean = frame.files[:2]
@@ -94,8 +98,29 @@ class SampleFolder:
         self, frame: FramePair, boxes: Sequence[Box], clean: Float[Tensor, "b c h w"]
     ) -> Float[Tensor, "b c h w"]:
         """Recorded noise of tiles of one frame, linear units, float64."""
-        stored = torch.stack([self._frames[frame.name].read(*box).noisy for box in boxes])
-        return stored.to(clean.device).double() - clean.double()
+        image = self._image(frame)
+        parts = [image[:, top : top + height, left : left + width] for top, left, height, width in boxes]
+        return _stored(torch.stack(parts).to(clean.device), frame).double() - clean.double()
+
+    def _image(self, frame: FramePair) -> Float[Tensor, "c h w"]:
+        """The image made for a frame, linear units, float64."""
+        path = self._found[frame.name]
+        stored = decoded(path)
+        values = torch.from_numpy(stored.astype(np.float64))
+        if stored.dtype.kind != "f":
+            values = values * float(frame.lsb.max()) + float(frame.low.max())
+        height, width = frame.size
+        expected = (2 * height, 2 * width) if frame.channels == 4 else (height, width, 3)[: 2 + (frame.channels == 3)]
+        if tuple(values.shape) != expected:
+            raise UserError(
+                f"{path}: expected an image of {'×'.join(map(str, expected))}, the size of {frame.name}, "
+                f"got {'×'.join(map(str, values.shape))}"
+            )
+        if not bool(torch.isfinite(values).all()):
+            raise UserError(f"{path}: expected finite values, got NaN or infinity")
+        if frame.channels == 4:
+            return pack(values, str(frame.cfa))
+        return values.permute(2, 0, 1) if frame.channels == 3 else values[None]
 
 
 class Drawn(NamedTuple):
@@ -125,5 +150,9 @@ def draw(entry: Entry, frame: FramePair, boxes: Sequence[Box], shot: Shot, seed:
         noise = entry.source.noise(frame, boxes, clean)
         return Drawn(noise, noise)
     raw = entry.source.sample(shot, seed=seed).double()
-    # One code more or less is far above what float32 holds of a stored value, so nothing is lost in clean's dtype.
-    return Drawn(quantise(clean + raw, shot).double() - clean, raw)
+    return Drawn(_stored(clean + raw, frame).double() - clean, raw)
+
+
+def _stored(image: Tensor, frame: FramePair) -> Tensor:
+    """What a frame's file would hold of images, as its reader gives it, float32: equal codes are equal numbers."""
+    return frame.grid.snap(image.cpu()).float().to(image.device)

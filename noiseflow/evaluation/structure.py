@@ -68,7 +68,7 @@ class StructureScores:
         self._looked_at = spread(len(frames), PATCHES)
         self._each = -(-PATCHES // len(self._looked_at))
         channels = frames[0].channels
-        # Of a model: row 0 is the data, the others are its sets. Of images: rows are images, the data's and then theirs.
+        # Of a model: row 0 is the data, the others are its sets. Of images: the data's, a row each, then theirs.
         self._images = len(frames) if isinstance(entry.source, SampleFolder) else 0
         self.sums = Structure(2 * self._images or SETS + 1, channels)
 
@@ -92,14 +92,14 @@ class StructureScores:
             made = self.entry.source.noise(frame, [box], shot.clean)
             std = _reference([data, made], shot)
             for noise, row in ((data, number), (made, self._images + number)):
-                self.sums.update(*(_cut(x, places) for x in (noise, std, shot.clean)), row)
+                self.sums.update(_cut(noise, places), _cut(std, places), _cut(shot.clean, places), row)
             return
         draws = [
             draw(self.entry, frame, [box], shot, int(combine(seed, _FIRST_REFERENCE + k))).recorded
             for k in range(_REFERENCE_DRAWS)
         ]
         std = _reference(draws, shot)
-        self.sums.update(*(_cut(x, places) for x in (data, std, shot.clean)), 0)
+        self.sums.update(_cut(data, places), _cut(std, places), _cut(shot.clean, places), 0)
         patches = Shot.join(*(shot.crop(top, left, SIDE, SIDE) for top, left in places))
         boxes = [(box[0] + top, box[1] + left, SIDE, SIDE) for top, left in places]
         stds, at_once = _cut(std, places), max(1, _ROWS // len(places))

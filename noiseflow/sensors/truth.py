@@ -75,6 +75,11 @@ class SensorTruth:
 
         Returns:
             `(B,)`, float64, nats.
+        """
+        return self.log_mass_map(noisy, shot).sum(dim=(1, 2))
+
+    def log_mass_map(self, noisy: Float[Tensor, "b c h w"], shot: Shot) -> Float[Tensor, "b h w"]:
+        """Exact log probability of every pixel's codes, summed over channels.
 
         Raises:
             ValueError: a camera is unknown, or noisy is not on the camera's code grid.
@@ -84,14 +89,13 @@ class SensorTruth:
             raise ValueError(f"noisy: expected {tuple(shot.clean.shape)}, got {tuple(noisy.shape)}")
         stored = noisy.detach().cpu().double().numpy()
         clean = shot.clean.detach().cpu().double().numpy()
-        out = np.empty(len(shot))
+        out = np.empty((len(shot), *stored.shape[-2:]))
         for sensor, iso, rows in self._groups(shot):
             level = stored[rows] * sensor.max_code
             codes = np.rint(level)
             if not (np.abs(level - codes) < 0.01).all():
                 raise ValueError(f"noisy: expected multiples of lsb = 1/{sensor.max_code} for camera {sensor.name}")
-            logs = sensor.log_pmf(codes.astype(np.int64), clean[rows], iso)
-            out[rows] = [row.sum() for row in logs]
+            out[rows] = sensor.log_pmf(codes.astype(np.int64), clean[rows], iso).sum(axis=1)
         return torch.from_numpy(out).to(noisy.device)
 
     def sample(self, shot: Shot, *, seed: int | Int[Tensor, "b"]) -> Float[Tensor, "b c h w"]:
