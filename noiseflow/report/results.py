@@ -100,10 +100,17 @@ def reason(model: dict[str, Any], path: str) -> str:
     return "not computed"
 
 
+def comparable(model: dict[str, Any]) -> bool:
+    """Whether a model has a mass, and one that can be ranked: its `reason` says where it cannot."""
+    return figure(model, "mass.value") is not None and "mass" not in (model.get("reason") or {})
+
+
 def ranked(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """The models by mass, lowest first; those without a mass last, by nll."""
+    """The models by mass, lowest first; those without one that can be compared last, by nll."""
 
     def key(model: dict[str, Any]) -> tuple[float, float]:
+        if not comparable(model):
+            return math.inf, float(figure(model, "nll.value") or math.inf)
         values = (figure(model, "mass.value"), figure(model, "nll.value"))
         mass, nll = (math.inf if value is None else float(value) for value in values)
         return mass, nll
@@ -113,9 +120,9 @@ def ranked(results: dict[str, Any]) -> list[dict[str, Any]]:
 
 def verdict(results: dict[str, Any]) -> str:
     """One sentence: which model has the lowest mass, by how much, and whether the intervals tell it apart."""
-    models = [model for model in ranked(results) if figure(model, "mass.value") is not None]
+    models = [model for model in ranked(results) if comparable(model)]
     if not models:
-        return "No model has a mass, so none is ranked first."
+        return "No model has a mass that can be compared, so none is ranked first."
     best = models[0]
     said = f"{best['name']} has the lowest mass, {display(float(best['mass']['value']))} nats/value"
     if len(models) == 1:
