@@ -104,7 +104,7 @@ def _torch(path: Path) -> dict[str, Tensor]:
 
 def _numpy(path: Path) -> dict[str, Tensor]:
     try:
-        with np.load(path, allow_pickle=False) as content:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
             return {name: torch.from_numpy(np.asarray(content[name])) for name in content.files}
     except Exception as error:  # as above
         raise UserError(f"{path}: not a readable .npz of plain arrays ({type(error).__name__})") from error
