@@ -16,7 +16,18 @@ from noiseflow.report.figures import (
     draw_noise,
     draw_picture,
 )
-from noiseflow.report.results import LOOSE, comparable, display, figure, flatten, ranked, reason, shot_figure, verdict
+from noiseflow.report.results import (
+    LOOSE,
+    comparable,
+    display,
+    figure,
+    flatten,
+    ranked,
+    reason,
+    set_aside,
+    shot_figure,
+    verdict,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -114,7 +125,7 @@ def render_table(results: dict[str, Any]) -> Table:
         f"{data.get('split', 'unknown')} split, {counts}; lower is better; ± 95 % interval over scenes\n"
         "mass, regret, looseness: nats/value; nll: nats/dim"
     )
-    if any(figure(model, "mass.value") is not None and not comparable(model) for model in results["models"]):
+    if any(map(set_aside, results["models"])):
         caption += "\n* not comparable with the others; results.json says why"
     table = Table(title="Models by mass", caption=Text(caption), box=box.SIMPLE_HEAD, padding=(0, 1))
     table.add_column("model", overflow="fold")
@@ -123,12 +134,11 @@ def render_table(results: dict[str, Any]) -> Table:
     for position, model in enumerate(ranked(results)):
         mass, high = figure(model, "mass.value"), figure(model, "mass.high")
         best = position == 0 and comparable(model)
-        aside = "" if mass is None or comparable(model) else "*"
         regret = display(figure(model, "regret.value"))
         regret += "" if figure(model, "regret.se") is None else f" ± {display(figure(model, 'regret.se'))}"
         table.add_row(
             Text(str(model["name"])),
-            Text(display(mass) + aside, style="bold" if best else ""),
+            Text(display(mass) + ("*" if set_aside(model) else ""), style="bold" if best else ""),
             display(None if high is None or mass is None else high - mass),
             regret,
             *(display(figure(model, path)) for path in ("nll.value", "mass.looseness")),
@@ -156,7 +166,7 @@ def _ranking(results: dict[str, Any]) -> dict[str, Any]:
                     if value is not None or _needs_note(path, values)
                 },
                 "loose": (values["mass.looseness"] or 0.0) > LOOSE,
-                "aside": reason(model, "mass") if values["mass.value"] is not None and not comparable(model) else "",
+                "aside": reason(model, "mass") if set_aside(model) else "",
             }
         )
     return {"rows": rows, "notes": notes.lettered}
