@@ -23,12 +23,14 @@ def convert(variables: Variables) -> Denoiser:
     """Build the network whose tensors these are, all of them."""
     network: Denoiser
     if DNCNN in variables:
-        width, channels = variables.shape(DNCNN)[:2]
-        depth = 2 + sum(name.endswith(".running_mean") for name in variables)
+        width, channels = _shape(variables, DNCNN)[:2]
+        numbers = [name.split(".")[1] for name in variables if name.startswith("dncnn.")]
+        last = max(int(number) for number in numbers if number.isdecimal())
+        depth = 2 - (2 - last) // 3  # convolutions 0, 2, 5, 8, …
         network = DnCNN(channels, width, depth, _packing(channels))
         names = {key: f"dncnn.{key.removeprefix('net.')}" for key in network.state_dict()}
     else:
-        channels = variables.shape(UNET)[1]
+        channels = _shape(variables, UNET)[1]
         network = UNet(channels, _packing(channels))
         ours = {mine: theirs for theirs, mine in _UNET_BLOCKS.items()}
         names = {key: f"{ours[key.split('.')[0]]}.{key.split('.', 1)[1]}" for key in network.state_dict()}
@@ -38,6 +40,13 @@ def convert(variables: Variables) -> Denoiser:
     variables.finish()
     network.card = {"imported": {"model": network.architecture[0]} | CARD}
     return network.eval()
+
+
+def _shape(variables: Variables, name: str) -> tuple[int, ...]:
+    shape = variables.shape(name)
+    if len(shape) != 4 or 0 in shape:
+        variables.refuse(name, f"should be the kernel of a convolution, has the shape {shape}")
+    return shape
 
 
 def _packing(channels: int) -> str | None:

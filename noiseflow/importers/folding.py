@@ -81,6 +81,11 @@ def torch_conv1x1(variables: Variables, target: Conv1x1LU) -> None:
     n = target.log_s.numel()
     lower, upper, permutation = (variables.take(name, n, n) for name in ("l", "u", "p"))
     log_s, sign = (variables.take(name, n) for name in ("log_s", "sign_s"))
+    ones = permutation == 1
+    if not bool((ones | (permutation == 0)).all() and (ones.sum(0) == 1).all() and (ones.sum(1) == 1).all()):
+        variables.refuse("p", "should be a permutation matrix")
+    if not bool((sign.abs() == 1).all()):
+        variables.refuse("sign_s", "should hold ones and minus ones")
     fill_conv1x1(target, permutation, lower, upper, log_s, sign)
 
 

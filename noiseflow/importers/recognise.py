@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from noiseflow.denoise import Denoiser
 from noiseflow.errors import UserError
 from noiseflow.importers import denoisers, noise_flow, srgb_flow, tensorflow
@@ -34,6 +36,15 @@ def import_checkpoint(path: str | Path) -> Imported:
         UserError: it is none of them, is damaged, lacks a tensor (named), has one too many, or would run code.
     """
     path = Path(path)
+    found = _convert(path)
+    for model in found:
+        for name, value in () if model is None else model.state_dict().items():
+            if not bool(torch.isfinite(value).all()):
+                raise UserError(f"{path}: the checkpoint's values make {name} infinite or NaN")
+    return found
+
+
+def _convert(path: Path) -> Imported:
     variables = read_variables(path)
     names = list(variables)
     if any(name.startswith(noise_flow.PREFIX) for name in names):

@@ -97,8 +97,9 @@ def _torch(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict):
         raise UserError(f"{path}: expected a dictionary of tensors, got {type(content).__name__}")
     for name, value in state.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise UserError(f"{path}: expected named tensors, got {type(value).__name__} under {name!r}")
+        plain = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized
+        if not isinstance(name, str) or not plain or value.is_complex():
+            raise UserError(f"{path}: expected plain named tensors, got {type(value).__name__} under {name!r}")
     return dict(state)
 
 

@@ -84,7 +84,7 @@ class ReleasedFlow(FittedModel):
         raise NotImplementedError
 
     def to_base(self, noise: Float[Tensor, "b c h w"], shot: Shot) -> tuple[Tensor, Float[Tensor, "b"]]:
-        """Noise in linear units to base space, in our order of channels and pixels; with log |det Jacobian|."""
+        """Noise in linear units to base space, in our order of channels and pixels; and the log-determinant, nats."""
         self.check_channels(noise)
         x = self.enter(noise.to(self.dtype) * self.scale, shot).contiguous(memory_format=torch.channels_last)
         z, log_det = self.transform(x, self._released(shot))
