@@ -53,7 +53,8 @@ class ReleasedFlow(FittedModel):
     Its `log_mass` is the density times the volume of the codes' cells (the density where lsb = 0): a midpoint rule for
     the mass of the dequantised density, which is no probability of latent noise and not comparable with one.
 
-    Any height and width; the border that the couplings see is that of the image they are given.
+    Any height and width; the border that the couplings see is that of the image they are given. Sampling or scoring a
+    frame of 12 megapixels whole takes about 2 GB.
     """
 
     noise_domain = "recorded"

@@ -194,3 +194,20 @@ def test_plain_denoisers_denoise(released, name):
     with torch.no_grad():
         error = float((network(noisy) - clean).square().mean())
     assert error < 0.2 * 0.02**2
+
+
+def test_flow_and_denoiser_together_give_the_joint_loss(released, expected):
+    """Noise2NoiseFlow's loss in inference: each frame's noise scored given what is found in the other."""
+    fixture = expected("noise2noiseflow_joint_loss.npz")
+    model, denoiser = import_checkpoint(released("noise2noiseflow_raw.pth"))
+    first, second = (torch.from_numpy(fixture[name]) for name in ("noisy1", "noisy2"))
+    nll, squares = [], []
+    with torch.no_grad():
+        for noisy, other in ((first, second), (second, first)):
+            found = denoiser(other)
+            squares.append(float((found - noisy).double().square().mean()))
+            shot = Shot.of(found.clamp(0, 1).double(), camera="S6", iso=int(fixture["iso"]))
+            z, log_det = model.transform(noisy.double() - shot.clean, shot)
+            nll.append(-float((log_det + gaussian(z)).mean()) / z[0].numel())
+    loss = sum(nll) / 2 + 2**18 * sum(squares) / 2
+    assert [loss, sum(nll) / 2, sum(squares) / 2] == pytest.approx(fixture["eval"].tolist(), rel=1e-6)
