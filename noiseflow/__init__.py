@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from noiseflow.conditions import Conditions, UnknownConditionError
     from noiseflow.datasets import open_dataset
     from noiseflow.errors import UserError
-    from noiseflow.files import load, save
+    from noiseflow.files import load, load_denoiser, save
+    from noiseflow.importers import import_checkpoint
     from noiseflow.models import (
         FittedModel,
         Flow,
@@ -20,8 +21,11 @@ if TYPE_CHECKING:
         NoDensityError,
         NoiseLevelFunction,
         NoiseModel,
+        ReleasedFlow,
         glow,
         noise_flow,
+        noise_flow_paper,
+        srgb_flow,
         synthesize,
     )
     from noiseflow.sensors import PHONES, SensorTruth, VirtualSensor
@@ -38,16 +42,21 @@ _HOME = {
     "NoiseLevelFunction": "models",
     "NoiseModel": "models",
     "PHONES": "sensors",
+    "ReleasedFlow": "models",
     "SensorTruth": "sensors",
     "Shot": "shot",
     "UnknownConditionError": "conditions",
     "UserError": "errors",
     "VirtualSensor": "sensors",
     "glow": "models",
+    "import_checkpoint": "importers",
     "load": "files",
+    "load_denoiser": "files",
     "noise_flow": "models",
+    "noise_flow_paper": "models",
     "open_dataset": "datasets",
     "save": "files",
+    "srgb_flow": "models",
     "synthesize": "models",
 }
 
@@ -60,16 +69,21 @@ __all__ = [
     "NoDensityError",
     "NoiseLevelFunction",
     "NoiseModel",
+    "ReleasedFlow",
     "SensorTruth",
     "Shot",
     "UnknownConditionError",
     "UserError",
     "VirtualSensor",
     "glow",
+    "import_checkpoint",
     "load",
+    "load_denoiser",
     "noise_flow",
+    "noise_flow_paper",
     "open_dataset",
     "save",
+    "srgb_flow",
     "synthesize",
 ]
 

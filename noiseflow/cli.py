@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from noiseflow import __version__
 from noiseflow.errors import UserError
-from noiseflow.options import CheckOptions, EvaluateOptions, FitOptions, SampleOptions, SimulateOptions
+from noiseflow.options import CheckOptions, EvaluateOptions, FitOptions, ImportOptions, SampleOptions, SimulateOptions
 
 _OPTIONS: dict[str, type] = {
     "simulate": SimulateOptions,
@@ -20,6 +20,7 @@ _OPTIONS: dict[str, type] = {
     "fit": FitOptions,
     "evaluate": EvaluateOptions,
     "sample": SampleOptions,
+    "import": ImportOptions,
 }
 
 _DESCRIPTION = "Camera noise modelling: learn the noise of a camera, score it, make more of it."
@@ -110,6 +111,8 @@ def _parser() -> Any:
     command("evaluate", "score noise models and write a report", EvaluateOptions, {"models?": models})
     sample = {"model": "a .safetensors file or a run folder", "images": "clean images: MAT, NPY, PNG, TIFF, camera raw"}
     command("sample", "add a model's noise to clean images", SampleOptions, sample)
+    about = "a published checkpoint: .pth, .npz of TensorFlow variables, or the prefix of a TensorFlow checkpoint"
+    command("import", "convert a published checkpoint to a model file", ImportOptions, {"checkpoint": about})
     command("info", "describe a model, a run, a data set or an image", None, {"target": "file or folder"})
     return parser
 
@@ -165,6 +168,10 @@ def _dispatch(parsed: Any, line: str) -> int:
         from noiseflow.commands import sample
 
         return sample.run(given["model"], given["images"], SampleOptions(**_of(SampleOptions, given)))
+    if name == "import":
+        from noiseflow.commands import import_model
+
+        return import_model.run(given["checkpoint"], ImportOptions(**_of(ImportOptions, given)))
     from noiseflow.commands import info
 
     return info.run(given["target"])

@@ -53,6 +53,7 @@ class Conditions:
     Attributes:
         pairs: the sorted pairs.
         cameras: the sorted camera names.
+        rows: the pairs that a table with one row per condition has a row for, here the known ones.
         allow_unseen: interpolate an unknown ISO between known ones of its camera instead of raising.
     """
 
@@ -61,6 +62,7 @@ class Conditions:
         if not self.pairs:
             raise ValueError("conditions: expected at least one (camera, ISO) pair, got none")
         self.cameras = tuple(dict.fromkeys(camera for camera, _ in self.pairs))
+        self.rows = self.pairs
         self.allow_unseen = False
         self._rows = {c: [i for i, (name, _) in enumerate(self.pairs) if name == c] for c in self.cameras}
 
@@ -111,3 +113,30 @@ class Conditions:
             )
         low, high = isos[above - 1], isos[above]
         return rows[above - 1], rows[above], math.log(iso / low) / math.log(high / low)
+
+
+class CrossedConditions(Conditions):
+    """The known pairs of a model whose parameters belong to a camera or to an ISO, and never to a pair.
+
+    Its tables have a row for every known camera at every known ISO. A pair that was not in the training data is an
+    error all the same; with `allow_unseen` a known camera may be combined with an ISO that other cameras were seen at.
+
+    Args:
+        pairs: camera name and ISO of every known pair.
+    """
+
+    def __init__(self, pairs: Iterable[tuple[str, float]]) -> None:
+        super().__init__(pairs)
+        isos = sorted({iso for _, iso in self.pairs})
+        self.rows = tuple((camera, iso) for camera in self.cameras for iso in isos)
+
+    def _find(self, camera: str, iso: float) -> tuple[int, int, float]:
+        for row, (name, known) in enumerate(self.rows):
+            seen = (name, known) in self.pairs
+            if name == camera and math.isclose(iso, known, rel_tol=1e-6) and (seen or self.allow_unseen):
+                return row, row, 0.0
+        listed = "; ".join(f"{name} at ISO {', '.join(f'{i:g}' for i in self.isos(name))}" for name in self.cameras)
+        raise UnknownConditionError(
+            f"camera {camera!r} at ISO {iso:g} is unknown; known: {listed} "
+            "(--allow-unseen combines a known camera with a known ISO)"
+        )

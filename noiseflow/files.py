@@ -8,12 +8,13 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 
+from noiseflow.denoise import NETWORKS, Denoiser
 from noiseflow.errors import UserError
 from noiseflow.models import ARCHITECTURES, FittedModel
 
@@ -23,13 +24,14 @@ FORMAT = 1
 _KEY = "noiseflow"
 
 
-def save(model: FittedModel, path: str | Path) -> None:
-    """Write a model to a `.safetensors` file, atomically: a failed write leaves no file and harms no old one.
+def save(model: FittedModel | Denoiser, path: str | Path) -> None:
+    """Write a noise model or a denoiser to a `.safetensors` file, atomically.
 
-    The header holds no time, path or host, so equal models are equal bytes.
+    A failed write leaves no file and harms no old one. The header holds no time, path or host, so equal models are
+    equal bytes.
 
     Args:
-        model: a model that one of the named architectures returned.
+        model: a model that one of the named architectures returned, or a denoiser.
         path: where to; its folder must exist.
     """
     name, arguments = model.architecture
@@ -37,13 +39,15 @@ def save(model: FittedModel, path: str | Path) -> None:
         "format": FORMAT,
         "architecture": name,
         "arguments": arguments,
-        "cameras": list(model.cameras),
-        "iso_range": [min(iso for _, iso in model.conditions.pairs), max(iso for _, iso in model.conditions.pairs)],
         "units": "linear: 0 = black level, 1 = white level",
         "packing": model.packing,
-        "noise_domain": model.noise_domain,
         "card": model.card,
     }
+    if isinstance(model, FittedModel):
+        isos = [iso for _, iso in model.conditions.pairs]
+        header["cameras"] = list(model.cameras)
+        header["iso_range"] = [min(isos), max(isos)]
+        header["noise_domain"] = model.noise_domain
     tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     write_atomically(Path(path), to_bytes(tensors, metadata={_KEY: json.dumps(header, sort_keys=True)}))
 
@@ -114,15 +118,14 @@ def read_header(path: str | Path) -> dict[str, Any]:
         raise UserError(
             f"{path}: model format {header['format']} is newer than this noiseflow reads ({FORMAT}); please upgrade"
         )
-    if header.get("architecture") not in ARCHITECTURES:
-        raise UserError(
-            f"{path}: unknown architecture {header.get('architecture')!r}; known: {', '.join(ARCHITECTURES)}"
-        )
+    known = (*ARCHITECTURES, *NETWORKS)
+    if header.get("architecture") not in known:
+        raise UserError(f"{path}: unknown architecture {header.get('architecture')!r}; known: {', '.join(known)}")
     return header
 
 
 def load(path: str | Path) -> FittedModel:
-    """Read a model that `save` wrote; never unpickles.
+    """Read a noise model that `save` wrote; never unpickles.
 
     Args:
         path: a `.safetensors` file, or a run folder that holds `model.safetensors`.
@@ -131,12 +134,41 @@ def load(path: str | Path) -> FittedModel:
         The model, in evaluation mode, on the CPU.
 
     Raises:
-        UserError: the file is not a model of this package, is damaged, or is of a newer format.
+        UserError: the file is not a noise model of this package, is damaged, or is of a newer format.
     """
     path = model_path(path)
     header = read_header(path)
+    if header["architecture"] not in ARCHITECTURES:
+        raise UserError(f"{path}: expected a noise model, found a denoiser ({header['architecture']})")
+    return _filled(path, header, ARCHITECTURES[header["architecture"]])
+
+
+def load_denoiser(path: str | Path) -> Denoiser:
+    """Read a denoiser that `save` wrote; never unpickles.
+
+    Args:
+        path: a `.safetensors` file.
+
+    Returns:
+        The network, in evaluation mode, on the CPU.
+
+    Raises:
+        UserError: the file is not a denoiser of this package, is damaged, or is of a newer format.
+    """
+    path = Path(path)
+    header = read_header(path)
+    if header["architecture"] not in NETWORKS:
+        raise UserError(f"{path}: expected a denoiser, found a noise model ({header['architecture']})")
+    return _filled(path, header, NETWORKS[header["architecture"]])
+
+
+_Model = TypeVar("_Model", FittedModel, Denoiser)
+
+
+def _filled(path: Path, header: dict[str, Any], build: Callable[..., _Model]) -> _Model:
+    """The model that a header describes, with the file's weights."""
     try:
-        model = ARCHITECTURES[header["architecture"]](**header["arguments"])
+        model = build(**header["arguments"])
         tensors = {}
         with safe_open(path, framework="pt") as file:
             for key in file.keys():  # noqa: SIM118 (not a dict)

@@ -69,7 +69,7 @@ class DataOptions:
 class FitOptions(DataOptions):
     """What to fit, to which data, and how. A run folder's `config.yaml` holds all of it."""
 
-    model: str = _option("gaussian, nlf, noise_flow or glow")
+    model: str = _option("gaussian, nlf, noise_flow, glow, or as published: noise_flow_paper, srgb_flow")
     out: str = _option("the run folder to write")
     split: Split = _option("images to fit on", "train")
     condition: Literal["raw", "srgb"] = _option(
@@ -101,7 +101,9 @@ class EvaluateOptions(DataOptions):
         "they get every score that needs no density",
         None,
     )
-    allow_unseen: bool = _option("interpolate ISOs between those that a model knows", False)
+    allow_unseen: bool = _option(
+        "interpolate ISOs between those that a model knows; the published raw flows: combine a camera and an ISO", False
+    )
     classifier: bool = _option("also let a small network try to tell the models' noise from the data's", False)
     no_samples: bool = _option("draw no noise from the models: no divergences, no curves and no pictures", False)
 
@@ -123,9 +125,21 @@ class SampleOptions:
     lsb: float | None = _option("width of a stored code in linear units; default: the file's, else the model's", None)
     low: float | None = _option("lowest value that can be stored, linear units; default as lsb", None)
     high: float | None = _option("highest value that can be stored, linear units; default as lsb", None)
-    allow_unseen: bool = _option("interpolate ISOs between those that the model knows", False)
+    allow_unseen: bool = _option(
+        "interpolate ISOs between those that the model knows; the published raw flows: combine a camera and an ISO",
+        False,
+    )
     device: str = _option("cpu, cuda or auto", "auto")
     overwrite: bool = _option("write into a folder that is not empty", False)
+
+
+@dataclass(kw_only=True)
+class ImportOptions:
+    """Where a published checkpoint's models go."""
+
+    out: str = _option("the .safetensors file to write; the denoiser's where the checkpoint holds nothing else")
+    denoiser: str | None = _option("also write the checkpoint's denoiser, to this .safetensors file", None)
+    overwrite: bool = _option("replace files that are there already", False)
 
 
 def as_dict(options: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from rich.console import Console
 from noiseflow.metrics.curves import IntensityCurve
 from noiseflow.report import CurveSet, Strip, curve_sets, render_table, verdict, write_report
 from noiseflow.report.figures import curves_figure, draw_curves, draw_noise
-from noiseflow.report.results import display, finite, flatten
+from noiseflow.report.results import display, finite, flatten, ranked
 
 SHOTS = [("IP", 100.0), ("IP", 800.0), ("S6", 100.0), ("S6", 800.0), ("S6", 3200.0)]
 NLF = {"IP": 7.0e-6, "S6": 4.5e-6}
@@ -290,6 +290,18 @@ def test_verdict_claims_what_the_intervals_allow(results):
     assert verdict(results) == "noise_flow has the lowest mass, 2.8533 nats/value; no other model has one."
     results["models"][2]["mass"] = None
     assert verdict(results) == "No model has a mass, so none is ranked first."
+
+
+def test_a_mass_that_cannot_be_compared_is_never_ranked(results):
+    """However low: its reason says that it is none, and the table and the page mark it."""
+    aside = results["models"][0]
+    aside["mass"]["value"] = -9.0
+    aside["reason"]["mass"] = "not comparable: of recorded noise"
+    assert ranked(results)[-1] is aside
+    assert aside["name"] not in verdict(results)
+    for model in results["models"][1:]:
+        model["mass"] = None
+    assert verdict(results) == "No model has a mass that can be compared, so none is ranked first."
 
 
 def test_terminal_table_ranks_and_shows_the_pages_figures(results):

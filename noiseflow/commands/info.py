@@ -29,34 +29,39 @@ def run(target: str) -> int:
 
 
 def _model(path: Path) -> dict[str, Any]:
-    from noiseflow.files import file_hash, load, model_path, read_header
-    from noiseflow.models import Flow
+    from noiseflow.denoise import NETWORKS
+    from noiseflow.files import file_hash, load, load_denoiser, model_path, read_header
+    from noiseflow.models import Flow, ReleasedFlow
 
     file = model_path(path)
-    header, model = read_header(file), load(file)
-    known: dict[str, list[str]] = {}
-    for camera, iso in model.conditions.pairs:
-        known.setdefault(camera, []).append(f"{iso:g}")
+    header = read_header(file)
+    if header["architecture"] in NETWORKS:
+        network = load_denoiser(file)
+        facts = {"denoiser": header["architecture"], "parameters": network.parameter_count()}
+    else:
+        model = load(file)
+        known: dict[str, list[str]] = {}
+        for camera, iso in model.conditions.pairs:
+            known.setdefault(camera, []).append(f"{iso:g}")
+        facts = {
+            "model": header["architecture"],
+            "parameters": model.parameter_count(),
+            "noise domain": header["noise_domain"],
+            "conditioned on": "clean sRGB pictures" if model.condition == "srgb" else "clean images",
+            "knows": "; ".join(f"{camera} at ISO {', '.join(isos)}" for camera, isos in known.items()),
+        }
+        if isinstance(model, Flow | ReleasedFlow):
+            facts["layers"] = f"{model.transform!r}"
+    layers = facts.pop("layers", None)
     card = header["card"]
-    facts = {
-        "model": header["architecture"],
-        "file": file,
-        "sha256": file_hash(file),
-        "format": header["format"],
-        "parameters": model.parameter_count(),
-        "packing": header["packing"],
-        "noise domain": header["noise_domain"],
-        "conditioned on": "clean sRGB pictures" if model.condition == "srgb" else "clean images",
-        "knows": "; ".join(f"{camera} at ISO {', '.join(isos)}" for camera, isos in known.items()),
-    }
+    facts |= {"file": file, "sha256": file_hash(file), "format": header["format"], "packing": header["packing"]}
     facts |= {
         f"training {key}": json.dumps(card[key], sort_keys=True)
         for key in ("data", "protocol", "scores")
         if key in card
     }
-    if isinstance(model, Flow):
-        facts["layers"] = f"{model.transform!r}"
-    return facts
+    facts |= {f"imported {key}": value for key, value in card.get("imported", {}).items()}
+    return facts if layers is None else facts | {"layers": layers}
 
 
 def _dataset(path: Path) -> dict[str, Any]:

@@ -25,12 +25,15 @@ from noiseflow.evaluation.structure import PATCHES, SETS, SIDE, StructureScores
 from noiseflow.evaluation.summary import Tally, differences, summary, why_no_regret
 from noiseflow.evaluation.tiles import TILE, TileBatches, Tiles, spread
 from noiseflow.metrics.curves import IntensityCurve
+from noiseflow.models import ReleasedFlow
 from noiseflow.progress import SILENT, Progress
 from noiseflow.randomness import combine, seed_of
 from noiseflow.report import CurveSet, Strip, curve_sets
 from noiseflow.sensors import SensorTruth
 
 log = logging.getLogger(__name__)
+
+_RECORDED = "not comparable: a density of recorded noise, times the width of the codes, is no probability of the codes"
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,8 @@ def evaluate(
             tally.samples = SampleScores(frames, dataset.domain)
             tally.structure = StructureScores(tally.entry, frames)
             tally.classifier = ClassifierScores(frames) if classifier else None
+        if isinstance(tally.entry.model, ReleasedFlow):
+            tally.reason |= {"mass": _RECORDED, "regret": _RECORDED}
         if isinstance(tally.entry.model, torch.nn.Module):
             tally.entry.model.to(device)
     mine = crew.share(len(frames))

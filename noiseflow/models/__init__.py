@@ -6,6 +6,7 @@ from noiseflow.models.base import FittedModel, NoDensityError, NoiseModel, quant
 from noiseflow.models.flow import Flow, MassBound
 from noiseflow.models.gaussian import Gaussian, NoiseLevelFunction
 from noiseflow.models.image import ImageFlow, glow_image, nice_image
+from noiseflow.models.published import ReleasedFlow, noise_flow_paper, srgb_flow
 from noiseflow.models.zoo import glow, noise_flow
 
 ARCHITECTURES: dict[str, Callable[..., FittedModel]] = {
@@ -13,6 +14,8 @@ ARCHITECTURES: dict[str, Callable[..., FittedModel]] = {
     "nlf": NoiseLevelFunction,
     "noise_flow": noise_flow,
     "glow": glow,
+    "noise_flow_paper": noise_flow_paper,
+    "srgb_flow": srgb_flow,
 }
 """What a model's name on the command line and in its file stands for."""
 
@@ -30,10 +33,13 @@ __all__ = [
     "NoDensityError",
     "NoiseLevelFunction",
     "NoiseModel",
+    "ReleasedFlow",
     "glow",
     "glow_image",
     "nice_image",
     "noise_flow",
+    "noise_flow_paper",
     "quantise",
+    "srgb_flow",
     "synthesize",
 ]

@@ -27,7 +27,8 @@ class NoiseModel(Protocol):
     Attributes:
         cameras: names of the cameras that the model knows.
         noise_domain: "latent" if the model emits noise before rounding and clipping, "recorded" if after.
-        packing: order of the channels: "RGGB" (packed raw), "RGB" or "mono".
+        packing: order of the channels: "RGGB" (packed raw), "RGB" or "mono"; a released model names its own, and takes
+            and gives noise in this package's order all the same.
     """
 
     cameras: tuple[str, ...]
@@ -143,10 +144,10 @@ class FittedModel(nn.Module):
             image = image[None]
         elif not (self.channels == 4 and image.ndim == 3 and image.shape[0] == 4):
             raise ValueError(f"clean: expected {expected} for a {self.packing} model, got {tuple(image.shape)}")
-        shot = Shot.of(image[None], camera=camera, iso=iso)
+        shot = Shot.of(image[None], camera=camera, iso=iso, cfa=cfa if self.channels == 4 else None)
         if srgb is not None:
             picture = torch.as_tensor(np.ascontiguousarray(srgb)).permute(2, 0, 1)[None].float() / 255
-            shot = shot.replace(cfa=cfa, srgb=picture)
+            shot = shot.replace(srgb=picture)
         noise = self.sample(shot, seed=seed)[0]
         if mosaic:
             noise = unpack(noise, cfa)

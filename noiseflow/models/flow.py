@@ -32,7 +32,7 @@ from noiseflow.models.proposal import Proposal, Slopes, refine
 from noiseflow.noise_level import NoiseLevel
 from noiseflow.randomness import PROPOSAL, SAMPLE, combine, normal, uniform
 from noiseflow.shot import Shot
-from noiseflow.transforms import ActNorm, Chain, SignalDependentScale
+from noiseflow.transforms import Chain
 from noiseflow.transforms.base import at_resolution
 
 SWEEPS = 2
@@ -91,13 +91,10 @@ class Flow(FittedModel):
         return self.reference.log_b.dtype
 
     def start_from(self, level: NoiseLevel) -> None:
-        """Make the flow equal to a noise level function: the start of training, and the reference for good."""
+        """Make the flow equal to a noise level function, as nearly as its layers can, and take it as the reference."""
         self.reference.copy_from(level)
         for layer in self.transform:
-            if isinstance(layer, SignalDependentScale):
-                layer.level.copy_from(level)
-            elif isinstance(layer, ActNorm):
-                layer.initialized.fill_(True)  # the identity is its start
+            layer.start_from(level)
 
     def initialize(self, noise: Tensor, shot: Shot) -> None:
         """Set the data-dependent state of layers that were not started yet, from a batch."""

@@ -11,6 +11,7 @@ back to its place; `mirror_packed` does the same to packed frames without unpack
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -84,6 +85,46 @@ def unpack(packed: Array, cfa: str) -> Array:
     for channel, (row, column) in enumerate(sites(cfa)):
         mosaic[..., row::2, column::2] = packed[..., channel, :, :]
     return mosaic
+
+
+def to_clockwise_transposed(packed: Tensor, cfa: Sequence[str]) -> Tensor:
+    """Packed frames as the published raw noise flows saw them: the planes of the transposed mosaic, clockwise.
+
+    Channel k holds the pixels at (0, 0), (0, 1), (1, 1), (1, 0) of the cells of the mosaic with rows and columns
+    exchanged, whatever colours they are: those of the sensor's cells at (0, 0), (1, 0), (1, 1), (0, 1).
+
+    Args:
+        packed: `(B, 4, h, w)`: R, G on the R rows, G on the B rows, B.
+        cfa: pattern of each row's sensor.
+
+    Returns:
+        `(B, 4, w, h)`.
+    """
+    rows = torch.arange(len(packed), device=packed.device)[:, None]
+    return packed[rows, _clockwise(cfa).to(packed.device)].transpose(-1, -2)
+
+
+def from_clockwise_transposed(planes: Tensor, cfa: Sequence[str]) -> Tensor:
+    """The exact inverse of `to_clockwise_transposed`.
+
+    Args:
+        planes: `(B, 4, w, h)`.
+        cfa: pattern of each row's sensor.
+
+    Returns:
+        `(B, 4, h, w)`: R, G on the R rows, G on the B rows, B.
+    """
+    rows = torch.arange(len(planes), device=planes.device)[:, None]
+    return planes.transpose(-1, -2)[rows, _clockwise(cfa).argsort(dim=1).to(planes.device)]
+
+
+def _clockwise(cfa: Sequence[str]) -> Tensor:
+    """`(B, 4)`: the packed channel of each plane of `to_clockwise_transposed`."""
+    channels = [[sites(name).index(site) for site in _CLOCKWISE_TRANSPOSED] for name in cfa]
+    return torch.tensor(channels, dtype=torch.int64).reshape(-1, 4)
+
+
+_CLOCKWISE_TRANSPOSED = ((0, 0), (1, 0), (1, 1), (0, 1))
 
 
 def crop(mosaic: Array, top: int, left: int, height: int, width: int) -> Array:

@@ -16,7 +16,18 @@ from noiseflow.report.figures import (
     draw_noise,
     draw_picture,
 )
-from noiseflow.report.results import LOOSE, display, figure, flatten, ranked, reason, shot_figure, verdict
+from noiseflow.report.results import (
+    LOOSE,
+    comparable,
+    display,
+    figure,
+    flatten,
+    ranked,
+    reason,
+    set_aside,
+    shot_figure,
+    verdict,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -114,18 +125,20 @@ def render_table(results: dict[str, Any]) -> Table:
         f"{data.get('split', 'unknown')} split, {counts}; lower is better; ± 95 % interval over scenes\n"
         "mass, regret, looseness: nats/value; nll: nats/dim"
     )
+    if any(map(set_aside, results["models"])):
+        caption += "\n* not comparable with the others; results.json says why"
     table = Table(title="Models by mass", caption=Text(caption), box=box.SIMPLE_HEAD, padding=(0, 1))
     table.add_column("model", overflow="fold")
     for heading in ("mass", "± 95 %", "regret ± se", "nll", "looseness"):  # 80 columns hold no more
         table.add_column(heading, justify="right", no_wrap=True)
     for position, model in enumerate(ranked(results)):
         mass, high = figure(model, "mass.value"), figure(model, "mass.high")
-        best = position == 0 and mass is not None
+        best = position == 0 and comparable(model)
         regret = display(figure(model, "regret.value"))
         regret += "" if figure(model, "regret.se") is None else f" ± {display(figure(model, 'regret.se'))}"
         table.add_row(
             Text(str(model["name"])),
-            Text(display(mass), style="bold" if best else ""),
+            Text(display(mass) + ("*" if set_aside(model) else ""), style="bold" if best else ""),
             display(None if high is None or mass is None else high - mass),
             regret,
             *(display(figure(model, path)) for path in ("nll.value", "mass.looseness")),
@@ -140,7 +153,7 @@ def _ranking(results: dict[str, Any]) -> dict[str, Any]:
     for position, model in enumerate(models):
         paths = [f"{score}.{end}" for score in ("mass", "nll", "regret") for end in ("value", "low", "high")]
         paths += ["mass.bits", "mass.looseness", "regret.se", "parameters"]
-        best = position == 0 and figure(model, "mass.value") is not None
+        best = position == 0 and comparable(model)
         values = {path: figure(model, path) for path in paths}
         # what is missing only because its value is, needs no dash and footnote of its own
         rows.append(
@@ -153,6 +166,7 @@ def _ranking(results: dict[str, Any]) -> dict[str, Any]:
                     if value is not None or _needs_note(path, values)
                 },
                 "loose": (values["mass.looseness"] or 0.0) > LOOSE,
+                "aside": reason(model, "mass") if set_aside(model) else "",
             }
         )
     return {"rows": rows, "notes": notes.lettered}
@@ -178,11 +192,12 @@ def _shots(results: dict[str, Any]) -> dict[str, Any]:
         cells = []
         for score in scores:
             values = {m: shot_figure(shot, score) for m, (_, shot) in shots.items()}
-            lowest = min((v for v in values.values() if v is not None), default=None)
+            lowest = min((v for m, v in values.items() if v is not None and comparable(models[m])), default=None)
             for m, model in enumerate(models):
                 path = f"by_shot.{shots[m][0]}.{score}" if m in shots else f"by_shot.{score}"
                 value = values.get(m)
                 best = score == "mass" and value is not None and value == lowest and len(models) > 1
+                best = best and comparable(model)
                 cells.append(notes.cell(value, reason(model, path), best=best))
         images = max(int(shot.get("images") or 0) for _, shot in shots.values())
         rows.append({"camera": camera, "iso": f"{iso:g}", "images": images, "cells": cells})

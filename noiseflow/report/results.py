@@ -100,11 +100,21 @@ def reason(model: dict[str, Any], path: str) -> str:
     return "not computed"
 
 
+def comparable(model: dict[str, Any]) -> bool:
+    """Whether a model has a mass, and one that can be ranked: its `reason` says where it cannot."""
+    return figure(model, "mass.value") is not None and "mass" not in (model.get("reason") or {})
+
+
+def set_aside(model: dict[str, Any]) -> bool:
+    """Whether a model has a mass that cannot be ranked."""
+    return figure(model, "mass.value") is not None and not comparable(model)
+
+
 def ranked(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """The models by mass, lowest first; those without a mass last, by nll."""
+    """The models by mass, lowest first; those without one that can be compared last, by nll."""
 
     def key(model: dict[str, Any]) -> tuple[float, float]:
-        values = (figure(model, "mass.value"), figure(model, "nll.value"))
+        values = (figure(model, "mass.value") if comparable(model) else None, figure(model, "nll.value"))
         mass, nll = (math.inf if value is None else float(value) for value in values)
         return mass, nll
 
@@ -113,14 +123,15 @@ def ranked(results: dict[str, Any]) -> list[dict[str, Any]]:
 
 def verdict(results: dict[str, Any]) -> str:
     """One sentence: which model has the lowest mass, by how much, and whether the intervals tell it apart."""
-    models = [model for model in ranked(results) if figure(model, "mass.value") is not None]
+    models = [model for model in ranked(results) if comparable(model)]
+    kind = " that can be compared" if any(map(set_aside, results["models"])) else ""
     if not models:
-        return "No model has a mass, so none is ranked first."
+        return f"No model has a mass{kind}, so none is ranked first."
     best = models[0]
     said = f"{best['name']} has the lowest mass, {display(float(best['mass']['value']))} nats/value"
     if len(models) == 1:
         others = len(results["models"]) - 1
-        return f"{said}; " + ("no other model was scored." if not others else "no other model has one.")
+        return f"{said}; " + ("no other model was scored." if not others else f"no other model has one{kind}.")
     second = models[1]
     lead = float(second["mass"]["value"]) - float(best["mass"]["value"])
     if lead == 0:

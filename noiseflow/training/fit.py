@@ -36,7 +36,7 @@ CHECKPOINT = "last.ckpt"
 
 _BEGUN = ("config.yaml", "environment.json")  # written before the first step
 
-DEFAULT_STEPS = {"noise_flow": 1200, "glow": 1500}
+DEFAULT_STEPS = {"noise_flow": 1200, "glow": 1500, "noise_flow_paper": 1200, "srgb_flow": 1200}
 """Training steps where none are asked for."""
 
 _INVERSIONS = 2

@@ -6,17 +6,22 @@ from noiseflow.transforms.conv1x1 import Conv1x1, Conv1x1LU
 from noiseflow.transforms.coupling import AdditiveCoupling, AffineCoupling
 from noiseflow.transforms.diagonal import DiagonalScale
 from noiseflow.transforms.multiscale import OnFirst, Split, multi_scale
+from noiseflow.transforms.published import BorderCoupling, CameraIsoScale, ConditionalAffine, GlobalGain
 from noiseflow.transforms.sensor import Gain, SignalDependentScale
 
 __all__ = [
     "ActNorm",
     "AdditiveCoupling",
     "AffineCoupling",
+    "BorderCoupling",
+    "CameraIsoScale",
     "Chain",
+    "ConditionalAffine",
     "Conv1x1",
     "Conv1x1LU",
     "DiagonalScale",
     "Gain",
+    "GlobalGain",
     "OnFirst",
     "SignalDependentScale",
     "Split",

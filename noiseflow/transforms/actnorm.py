@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from noiseflow.noise_level import NoiseLevel
 from noiseflow.shot import Shot
 from noiseflow.transforms.base import Transform
 
@@ -36,6 +37,10 @@ class ActNorm(Transform):
         with torch.no_grad():
             self.bias.copy_(-x.mean(dim=(0, 2, 3)))
             self.log_scale.copy_(-0.5 * x.var(dim=(0, 2, 3), correction=0).clamp_min(1e-12).log())
+        self.initialized.fill_(True)
+
+    def start_from(self, level: NoiseLevel) -> None:
+        """The identity is its start, whatever the noise level: no batch is to move it."""
         self.initialized.fill_(True)
 
     def forward(self, x: Tensor, shot: Shot) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from noiseflow.noise_level import NoiseLevel
 from noiseflow.shot import Shot
 
 
@@ -46,6 +47,9 @@ class Transform(nn.Module):
 
     def initialize(self, x: Tensor, shot: Shot) -> None:
         """Set data-dependent state from a batch, unless that was done before. Called once, by training."""
+
+    def start_from(self, level: NoiseLevel) -> None:
+        """Begin training where the noise has this noise level; most layers have nothing to take over."""
 
 
 class Chain(Transform):

@@ -24,6 +24,10 @@ class SignalDependentScale(Transform):
         super().__init__()
         self.level = level
 
+    def start_from(self, level: NoiseLevel) -> None:
+        """Equal the noise level function."""
+        self.level.copy_from(level)
+
     def forward(self, x: Tensor, shot: Shot) -> tuple[Tensor, Tensor]:
         """Noise → noise in units of its standard deviation."""
         z, variance = self._forward(x, shot)

@@ -8,7 +8,16 @@ import torch
 from scipy import stats
 
 from noiseflow.cells import cells, draw_in_cells, log_normal_interval, log_normal_mass
-from noiseflow.models import Flow, Gaussian, NoiseLevelFunction, glow, noise_flow, synthesize
+from noiseflow.models import (
+    Flow,
+    Gaussian,
+    NoiseLevelFunction,
+    glow,
+    noise_flow,
+    noise_flow_paper,
+    srgb_flow,
+    synthesize,
+)
 from noiseflow.models.base import quantise
 from noiseflow.noise_level import NoiseLevel
 from noiseflow.shot import Shot
@@ -68,6 +77,8 @@ BUILD = {
     "nlf mono": lambda: baseline(NoiseLevelFunction, 1),
     "noise_flow raw": lambda: scrambled(noise_flow(PAIRS, 4)),
     "noise_flow srgb": lambda: scrambled(noise_flow(PAIRS, 3)),
+    "noise_flow_paper raw": lambda: scrambled(noise_flow_paper(PAIRS, 4)),
+    "srgb_flow srgb": lambda: scrambled(srgb_flow(PAIRS, 3)),
     "glow srgb": lambda: scrambled(glow(PAIRS, 3, steps=4, hidden=8), 0.03),
     "glow raw": lambda: scrambled(glow(PAIRS, 4, steps=2, hidden=8), 0.03),
     "glow mono": lambda: scrambled(glow(PAIRS, 1, steps=2, hidden=8), 0.03),

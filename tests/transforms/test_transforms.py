@@ -2,21 +2,26 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 
-from noiseflow.conditions import Conditions
+from noiseflow.conditions import Conditions, CrossedConditions, UnknownConditionError
 from noiseflow.noise_level import NoiseLevel
 from noiseflow.shot import Shot
 from noiseflow.transforms import (
     ActNorm,
     AdditiveCoupling,
     AffineCoupling,
+    BorderCoupling,
+    CameraIsoScale,
     Chain,
+    ConditionalAffine,
     Conv1x1,
     Conv1x1LU,
     DiagonalScale,
     Gain,
+    GlobalGain,
     OnFirst,
     SignalDependentScale,
     Split,
@@ -61,6 +66,16 @@ TABLE = {
     "signal-dependent scale": (lambda: SignalDependentScale(NoiseLevel(Conditions(PAIRS))), 4, 1),
     "signal-dependent scale per channel": (lambda: SignalDependentScale(NoiseLevel(Conditions(PAIRS), 3)), 3, 1),
     "gain": (lambda: Gain(Conditions(PAIRS)), 4, 1),
+    "camera-iso scale": (lambda: CameraIsoScale(Conditions(PAIRS)), 4, 1),
+    "camera-iso scale, crossed": (lambda: CameraIsoScale(CrossedConditions(PAIRS)), 3, 1),
+    "global gain": (GlobalGain, 4, 1),
+    "conditional affine": (lambda: ConditionalAffine(Conditions(PAIRS), 3), 3, 1),
+    "border coupling": (lambda: BorderCoupling(4, 6), 4, 1),
+    "border coupling, odd channels, clean, strength": (
+        lambda: BorderCoupling(3, 6, clean=3, conditions=Conditions(PAIRS)),
+        3,
+        1,
+    ),
     "chain": (
         lambda: Chain(
             [
@@ -244,8 +259,15 @@ def test_size_multiple_and_its_error():
 def test_starts_are_the_identity():
     shot = shot_for(2, 4, 4, 4)
     x = noise_for(shot)
-    couplings = (AffineCoupling(4, 8), AdditiveCoupling(4, 8), Split(4))
-    for layer in (Conv1x1(4), Conv1x1LU(4), *couplings, ActNorm(4), DiagonalScale(4), Gain(Conditions(PAIRS))):
+    couplings = (AffineCoupling(4, 8), AdditiveCoupling(4, 8), Split(4), BorderCoupling(4, 8))
+    scales = (
+        ActNorm(4),
+        DiagonalScale(4),
+        Gain(Conditions(PAIRS)),
+        GlobalGain(),
+        ConditionalAffine(Conditions(PAIRS), 4),
+    )
+    for layer in (Conv1x1(4), Conv1x1LU(4), *couplings, *scales):
         z, log_det = layer.double()(x, shot)
         assert torch.equal(z, x)
         assert float(log_det.detach().abs().max()) == 0.0
@@ -313,3 +335,74 @@ def test_share_of_a_pixel_is_its_jacobian_blocks(name):
         for j in range(4):
             block = jacobian[:, i, j, :, i, j]
             assert torch.allclose(torch.linalg.slogdet(block)[1], share[0, i, j], rtol=1e-9, atol=1e-12)
+
+
+def level_with(log_a, log_b):
+    level = NoiseLevel(Conditions(PAIRS)).double()
+    with torch.no_grad():
+        level.log_a.copy_(log_a[:, None])
+        level.log_b.copy_(log_b[:, None])
+    return level
+
+
+def test_the_published_scale_starts_from_a_noise_level_whose_slopes_grow_with_iso():
+    """Exactly, for slopes proportional to ISO and one intercept per camera: all that its parameters can say."""
+    log_iso = torch.tensor([iso for _, iso in PAIRS], dtype=torch.float64).log()
+    phone = torch.tensor([0, 0, 1, 1])  # PAIRS is sorted
+    level = level_with(
+        torch.tensor([-13.0, -11.5]).double()[phone] + log_iso, torch.tensor([-9.0, -7.0]).double()[phone]
+    )
+    layer = CameraIsoScale(Conditions(PAIRS)).double()
+    layer.start_from(level)
+    shot = shot_for(4, 3, 4, 4)
+    # The closed form solves a 4×5 least-squares problem of condition number about 10 in float64.
+    assert torch.allclose(layer.variance(shot), level.variance(shot), rtol=1e-11)
+
+
+def test_the_published_scale_is_the_published_formula():
+    layer = scrambled(lambda: CameraIsoScale(CrossedConditions(PAIRS)))
+    shot = shot_for(4, 3, 4, 4)
+    camera, gain, beta = (p.detach().numpy() for p in (layer.camera, layer.gain, layer.beta))
+    for row, (name, iso) in enumerate([("IP", 100), ("S6", 3200), ("S6", 100), ("IP", 800)]):
+        e = np.exp(camera[:, ["IP", "S6"].index(name)])
+        g = np.exp(gain[[100, 800, 3200].index(iso)] * e[2]) * iso
+        expected = np.exp(beta[0] * e[0]) * shot.clean[row].numpy() / g + np.exp(beta[1] * e[1])
+        assert np.allclose(layer.variance(shot)[row].detach().numpy(), expected, rtol=1e-12, atol=0)
+    dark = shot.replace(clean=shot.clean - 1e9)
+    with pytest.raises(ValueError, match="leave the variance positive"):
+        layer.variance(dark)
+
+
+def test_the_first_affine_layer_makes_noise_at_middle_grey_standard():
+    level = level_with(torch.tensor([-6.0, -5.0, -4.0, -3.0]).double(), torch.full((4,), -9.0).double())
+    first, later = (ConditionalAffine(Conditions(PAIRS), 3, first=first).double() for first in (True, False))
+    shot = shot_for(4, 3, 4, 4)
+    grey = shot.replace(clean=torch.full_like(shot.clean, 0.25))
+    for layer in (first, later):
+        layer.start_from(level)
+    x = noise_for(shot)
+    assert torch.allclose(first(x, shot)[0], x / level.variance(grey).sqrt(), rtol=1e-12)
+    assert torch.equal(later(x, shot)[0], x)
+
+
+def test_a_border_coupling_sees_where_the_border_is():
+    layer = scrambled(lambda: BorderCoupling(4, 6))
+    shot = shot_for(1, 4, 9, 8)
+    shift = (layer(torch.zeros_like(shot.clean), shot)[0])[0, 2:]
+    inner = shift[:, 2:-2, 2:-2]
+    assert torch.allclose(inner, inner[:, :1, :1].expand_as(inner), rtol=1e-12)
+    for edge in (shift[:, 0, 4], shift[:, -1, 4], shift[:, 4, 0], shift[:, 4, -1]):
+        assert not torch.allclose(edge, shift[:, 4, 4], rtol=1e-3)
+
+
+def test_crossed_conditions_combine_known_parts_only_where_that_is_allowed():
+    conditions = CrossedConditions(PAIRS)
+    assert conditions.locate(Shot.of(torch.zeros(2, 1, 1, 1), camera=["IP", "S6"], iso=100)).lower.tolist() == [0, 3]
+    unseen = Shot.of(torch.zeros(1, 1, 1, 1), camera="IP", iso=3200)
+    with pytest.raises(UnknownConditionError, match="IP at ISO 100, 800; S6 at ISO 100, 3200"):
+        conditions.locate(unseen)
+    conditions.allow_unseen = True
+    assert conditions.locate(unseen).lower.tolist() == [2]
+    for camera, iso in (("IP", 400), ("G4", 100)):
+        with pytest.raises(UnknownConditionError, match="known: IP at ISO"):
+            conditions.locate(Shot.of(torch.zeros(1, 1, 1, 1), camera=camera, iso=iso))
