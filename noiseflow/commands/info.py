@@ -30,7 +30,7 @@ def run(target: str) -> int:
 
 def _model(path: Path) -> dict[str, Any]:
     from noiseflow.files import file_hash, load, model_path, read_header
-    from noiseflow.models import Flow
+    from noiseflow.models import Flow, Physics
 
     file = model_path(path)
     header, model = read_header(file), load(file)
@@ -56,6 +56,11 @@ def _model(path: Path) -> dict[str, Any]:
     }
     if isinstance(model, Flow):
         facts["layers"] = f"{model.transform!r}"
+    if isinstance(model, Physics):
+        facts["noise"] = "; ".join(
+            f"{camera} ISO {iso:g}: {electronics}"
+            for (camera, iso), electronics in zip(model.conditions.pairs, model.table, strict=True)
+        )
     return facts
 
 

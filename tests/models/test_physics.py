@@ -1,0 +1,149 @@
+"""The physics model: code probabilities add up, samples follow them, and no row knows of another."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from noiseflow.models import Physics, synthesize
+from noiseflow.models.physics import Electronics
+from noiseflow.sensors import PHONES, SensorTruth
+from noiseflow.shot import Shot
+
+PAIRS = [("IP", 100), ("S6", 800), ("S6", 3200)]
+PLAIN = [Electronics(1400.0, 6e-4), Electronics(270.0, 8e-3), Electronics(50.0, 0.04)]
+
+
+def model_of(values, channels=4):
+    model = Physics(PAIRS, channels)
+    for k, electronics in enumerate(values):
+        model.set(k, electronics)
+    return model
+
+
+BUILD = {
+    "plain": lambda: model_of(PLAIN),
+    "mono": lambda: model_of(PLAIN, 1),
+}
+
+
+def shot_for(batch, channels, height, width, **rest):
+    generator = torch.Generator().manual_seed(1)
+    clean = torch.rand(batch, channels, height, width, dtype=torch.float64, generator=generator) ** 2
+    chosen = [PAIRS[i % len(PAIRS)] for i in range(batch)]
+    return Shot.of(clean, camera=[c for c, _ in chosen], iso=torch.tensor([float(i) for _, i in chosen]), **rest)
+
+
+def every_code(clean, pair, *, lsb, low=0.0, channels=1):
+    """One pixel at one clean value, once with each code that it can have."""
+    noisy = (low + lsb * torch.arange(round((1.0 - low) / lsb) + 1, dtype=torch.float64)).reshape(-1, 1, 1, 1)
+    noisy = noisy.expand(-1, channels, 1, 1)
+    return noisy, Shot.of(torch.full_like(noisy, clean), camera=pair[0], iso=pair[1], lsb=lsb, low=low)
+
+
+@pytest.mark.parametrize("clean", [-0.05, 0.0, 0.003, 0.4, 1.0, 1.1])
+@pytest.mark.parametrize("low", [0.0])
+def test_masses_of_all_codes_sum_to_one(clean, low):
+    model = BUILD["mono"]()
+    for pair in PAIRS:
+        noisy, shot = every_code(clean, pair, lsb=1 / 255, low=low)
+        assert float((model.log_mass(noisy, shot).exp().sum() - 1).abs()) <= 1e-9
+
+
+@pytest.mark.parametrize("clean", [0.0, 0.003, 0.4])
+def test_the_limit_of_many_electrons_is_where_no_single_one_shows(clean):
+    """Just below the limit every electron counts, just above it none does: the divergence is that of the skewness."""
+    model = Physics([("S6", 800)], 1)
+    noisy, shot = every_code(clean, ("S6", 800), lsb=1 / 255)
+    mass = []
+    for factor in (0.99999, 1.00001):
+        model.set(0, Electronics(factor * 64 / math.hypot(0.02, 1 / 255 / math.sqrt(12)), 0.02))
+        mass.append(model.log_mass(noisy, shot).numpy())
+    counted, limit = mass
+    assert float(np.exp(limit).sum()) == pytest.approx(1.0, abs=1e-9)
+    assert -1e-12 < float((np.exp(counted) * (counted - limit)).sum()) < 4e-6
+
+
+def test_it_is_the_virtual_sensor_whose_values_it_has():
+    sensor = PHONES["S6"]
+    model = model_of(
+        [PLAIN[0], *(Electronics(sensor.white_e(i), sensor.noise_level(i)[1] ** 0.5) for i in (800, 3200))]
+    )
+    truth = SensorTruth([sensor])
+    shot = shot_for(6, 4, 6, 8, lsb=sensor.lsb).rows([1, 2, 4, 5])
+    noisy = shot.clean + truth.sample(shot, seed=torch.arange(4))
+    np.testing.assert_allclose(model.log_mass(noisy, shot), truth.log_mass(noisy, shot), rtol=1e-9)
+    a, b = sensor.noise_level(800)
+    level = model.noise_level()
+    assert math.exp(level.log_a[1, 0]) == pytest.approx(a, rel=1e-5)
+    assert math.exp(level.log_b[1, 0]) == pytest.approx(b, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", BUILD)
+@pytest.mark.parametrize(("pair", "clean"), [(PAIRS[1], 0.004), (PAIRS[2], 0.5), (PAIRS[0], 0.02)])
+def test_synthesized_codes_have_their_probabilities(name, pair, clean):
+    model, lsb = BUILD[name](), 1 / 255
+    shot = Shot.of(torch.full((1, model.channels, 150, 160), clean), camera=pair[0], iso=pair[1], lsb=lsb)
+    codes = np.rint(synthesize(model, shot, seed=3).numpy().reshape(-1) / lsb).astype(int)
+    noisy, each = every_code(clean, pair, lsb=lsb, channels=model.channels)
+    p = np.exp(model.log_mass_map(noisy, each).numpy().reshape(-1) / model.channels)
+    expected = p / p.sum() * codes.size
+    bins = np.minimum(np.cumsum(expected) // 50, expected.sum() // 50 - 1).astype(int)  # some 50 expected in each
+    observed, expected = (np.bincount(bins, weights=w) for w in (np.bincount(codes, minlength=p.size), expected))
+    kept = expected > 0
+    assert stats.chisquare(observed[kept], expected[kept]).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("name", BUILD)
+def test_samples_have_the_noise_levels_moments(name):
+    model = BUILD[name]()
+    level = model.noise_level().double()
+    for i in range(3):
+        shot = shot_for(3, model.channels, 200, 200).rows(i)
+        noise = model.sample(shot, seed=5)
+        z = (noise / level.variance(shot).sqrt()).detach().numpy()
+        assert abs(z.mean()) < 4 / math.sqrt(z.size)
+        spread = float((z**2).std())  # Poisson noise has more of a tail than a normal's sqrt(2)
+        assert abs((z**2).mean() - 1) < 4 * spread / math.sqrt(z.size)
+
+
+@pytest.mark.parametrize("name", BUILD)
+def test_rows_of_mixed_batches_stand_alone(name):
+    model = BUILD[name]()
+    shot = shot_for(5, model.channels, 8, 6, lsb=1 / 1023)
+    seeds = torch.tensor([3, 3, 4, 5, 6])
+    noise = model.sample(shot, seed=seeds)
+    noisy = synthesize(model, shot, seed=seeds)
+    mass, shares = model.log_mass(noisy, shot), model.log_mass_map(noisy, shot)
+    assert shares.shape == (5, 8, 6)
+    torch.testing.assert_close(shares.sum(dim=(1, 2)), mass, rtol=1e-12, atol=0)
+    for i in range(5):
+        row = shot.rows(i)
+        assert torch.equal(model.sample(row, seed=int(seeds[i]))[0], noise[i])
+        assert float(model.log_mass(noisy[i : i + 1], row)) == pytest.approx(float(mass[i]), rel=1e-12)
+        assert torch.equal(model.log_mass_map(noisy[i : i + 1], row)[0], shares[i])
+
+
+@pytest.mark.parametrize("name", BUILD)
+def test_a_tile_has_the_noise_of_its_place_in_the_frame(name):
+    model = BUILD[name]()
+    shot = shot_for(1, model.channels, 24, 26)
+    whole = model.sample(shot, seed=9)
+    tile = shot.replace(clean=shot.clean[..., 8:20, 10:26], origin=torch.tensor([[8, 10]]))
+    assert torch.equal(model.sample(tile, seed=9), whole[..., 8:20, 10:26])
+
+
+def test_isos_between_known_ones_are_interpolated():
+    model = model_of(PLAIN)
+    model.conditions.allow_unseen = True
+    shot = Shot.of(torch.zeros(1, 4, 1, 1), camera="S6", iso=1600)
+    (between,) = model.electronics(shot)
+    assert between.white_e == pytest.approx(math.sqrt(270.0 * 50.0))
+    assert between.read == pytest.approx(math.sqrt(8e-3 * 0.04))
+
+
+def test_pictures_are_refused():
+    with pytest.raises(ValueError, match="got 3"):
+        Physics(PAIRS, 3)
