@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from noiseflow.errors import UserError
-from noiseflow.sensors.pmf import FloatArray, IntArray, PixelNoise
+from noiseflow.sensors.pmf import FloatArray, IntArray, PixelNoise, ReadNoise
 from noiseflow.shot import CFA_PATTERNS
 
 STANDARD_ISOS = (100, 400, 800, 1600, 3200)
@@ -152,7 +152,7 @@ class VirtualSensor:
         if not np.isfinite(signal).all():
             raise ValueError("clean: expected finite values, got NaN or infinity")
         rate = np.maximum(signal, 0.0).reshape(-1) * self.white_e(iso)
-        pixel = PixelNoise(self.gain(iso), self.read_noise_dn(iso), self.max_code)
+        pixel = PixelNoise(self.gain(iso), ReadNoise(self.read_noise_dn(iso)), self.max_code)
         out = pixel.log_pmf(code.reshape(-1).astype(np.int64), rate)
         return out.reshape(code.shape)
 
