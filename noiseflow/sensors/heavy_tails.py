@@ -130,7 +130,7 @@ def _profile(read: ReadNoise, reach: float) -> _Profile:
     if read.tukey_lambda > 0:
         unit = max(unit, support)  # the tail of a bounded part falls as fast as the Gaussian's: no sparser knots
     end = unit * math.asinh(support / unit)
-    y = np.linspace(-end, end, 2 * math.ceil(end * _STEPS / scale) + 1)
+    y = np.linspace(-end, end, 2 * max(_DEGREE, math.ceil(end * _STEPS / scale)) + 1)
     x = unit * np.sinh(y / unit)
     return _Profile(
         unit=unit,

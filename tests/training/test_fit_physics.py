@@ -9,6 +9,8 @@ import torch
 
 from noiseflow.cli import main
 from noiseflow.errors import UserError
+from noiseflow.models import Physics, synthesize
+from noiseflow.models.electronics import Electronics
 from noiseflow.sensors import PHONES
 from noiseflow.shot import Shot
 from noiseflow.training.fit import fit_baseline
@@ -47,6 +49,7 @@ def test_finds_the_sensor_under_clipping_at_black():
     for iso, electronics in zip(isos, model.electronics(shot.rows([0, COUNT[0]])), strict=True):
         assert electronics.white_e == pytest.approx(sensor.white_e(iso), rel=0.02)
         assert electronics.read == pytest.approx(sensor.noise_level(iso)[1] ** 0.5, rel=0.05)
+        assert electronics.tukey_lambda is None
     # Each of p fitted values costs 1/(2n) nats a value, and two draws of one sensor differ by no more than their
     # standard error, which cancels in the difference.
     fresh = recorded(sensor, isos, seed=1)
@@ -54,6 +57,23 @@ def test_finds_the_sensor_under_clipping_at_black():
     for iso in isos:
         assert -1e-4 < found[iso] < 1e-3
         assert found[iso] < nlf[iso]
+
+
+def test_finds_heavy_tails():
+    electronics = Electronics(270.0, 8e-3, -0.12)
+    truth = Physics([("S6", 800)])
+    truth.set(0, electronics)
+    clean = torch.from_numpy(np.random.default_rng(0).permutation(np.linspace(0.0, 0.7, math.prod(COUNT)) ** 3))
+    shot = Shot.of(clean.reshape(COUNT), camera="S6", iso=800, lsb=1 / 1023)
+    noisy = synthesize(truth, shot, seed=torch.arange(COUNT[0]))
+    model = fit_physics(noisy, shot)
+    (found,) = model.table
+    # white_e and read as with normal read noise; a lambda's standard error here is about 0.01.
+    assert found.white_e == pytest.approx(270.0, rel=0.02)
+    assert found.read == pytest.approx(electronics.read, rel=0.05)
+    assert found.tukey_lambda == pytest.approx(electronics.tukey_lambda, abs=0.05)
+    gap = float((truth.log_mass(noisy, shot) - model.log_mass(noisy, shot)).sum()) / noisy.numel()
+    assert gap < 1e-4
 
 
 def test_a_pair_is_fitted_the_same_alone_and_beside_others():
