@@ -61,9 +61,7 @@ class PixelNoise:
         step = max(1, _CHUNK // bands(self.gain, self.read.gaussian_dn, lower[:1], upper[:1]).band.shape[1])
         for start in range(0, lower.size, step):
             part = order[slice(*np.searchsorted(index[order], (start, start + step)))]
-            table = bands(
-                self.gain, self.read.gaussian_dn, lower[start : start + step], upper[start : start + step]
-            )
+            table = bands(self.gain, self.read.gaussian_dn, lower[start : start + step], upper[start : start + step])
             out[part] = _windowed(table, index[part] - start, rate[part])
         return out
 
