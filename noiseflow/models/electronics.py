@@ -1,26 +1,28 @@
-"""What one camera at one ISO makes of light: electrons and read noise.
+"""What one camera at one ISO makes of light: electrons, read noise, and an offset that a row of pixels shares.
 
-    y = e / white_e + r,   e ~ Poisson(max(clean, 0)·white_e)
+    y = e / white_e + r + o,   e ~ Poisson(max(clean, 0)·white_e)
 
-with white_e the electrons that fill a pixel to white and r the read noise, normal or of Tukey's lambda distribution
-(Wei, Fu, Yang and Huang 2020). What a sensor stores of y has an exact probability (`noiseflow.sensors.pmf`): no density
-stands in for that of codes.
+with white_e the electrons that fill a pixel to white, r the read noise, normal or of Tukey's lambda distribution, and
+o ~ N(0, row²) the same for all pixels of a sensor row (Wei, Fu, Yang and Huang 2020, eq. 1 to 8). What a sensor stores
+of y has an exact probability (`noiseflow.sensors.pmf`): no density stands in for that of codes.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
 from scipy import special
 
 from noiseflow.cells import log_normal_interval
+from noiseflow.models.base import NoDensityError
 from noiseflow.sensors.bands import log_of_rate
 from noiseflow.sensors.pmf import FloatArray, IntArray, PixelNoise
 from noiseflow.sensors.read_noise import ReadNoise, tukey_std
+from noiseflow.sensors.rows import shares_rows
 
 _MANY = 64.0
 """Electrons of read noise beyond which a count of electrons is taken as normal. Its skewness is then at most
@@ -75,40 +77,46 @@ class Electronics(NamedTuple):
         white_e: electrons that fill a pixel to white.
         read: standard deviation of the read noise of a pixel, linear units.
         tukey_lambda: shape of the read noise, above -0.25: Tukey's lambda distribution; None where it is normal.
+        row: standard deviation of the offset that the pixels of a sensor row share, linear units.
     """
 
     white_e: float
     read: float
     tukey_lambda: float | None = None
+    row: float = 0.0
 
     def __str__(self) -> str:
         tails = "" if self.tukey_lambda is None else f" (Tukey lambda {self.tukey_lambda:.3f})"
-        return f"{self.white_e:.4g} electrons at white, read noise {self.read * self.white_e:.3g} electrons{tails}"
+        row = f", row noise {self.row * self.white_e:.3g} electrons" if self.row else ""
+        return f"{self.white_e:.4g} electrons at white, read noise {self.read * self.white_e:.3g} electrons{tails}{row}"
 
-    def read_noise(self, dn: float = 1.0) -> ReadNoise:
-        """The read noise of a pixel in units of dn."""
+    def read_noise(self, dn: float = 1.0, *, row: bool = False) -> ReadNoise:
+        """The read noise of a pixel in units of dn, with `row` that of its row added."""
+        shared = self.row / dn if row else 0.0
         if self.tukey_lambda is None:
-            return ReadNoise(self.read / dn)
-        return ReadNoise(0.0, self.read / dn / tukey_std(self.tukey_lambda), self.tukey_lambda)
+            return ReadNoise(math.hypot(self.read / dn, shared))
+        return ReadNoise(shared, self.read / dn / tukey_std(self.tukey_lambda), self.tukey_lambda)
 
-    def pixel(self, dn: float, min_code: int, max_code: int) -> PixelNoise | ManyElectrons:
+    def pixel(self, dn: float, min_code: int, max_code: int, *, row: bool = False) -> PixelNoise:
         """The exact probabilities of codes.
 
         Args:
             dn: width of a code, linear units.
             min_code: lowest code.
             max_code: highest code.
+            row: whether the row noise takes part, as it does for a pixel on its own; without, it is the noise of a
+                pixel whose row's offset is known.
         """
-        read, gain = self.read_noise(dn), 1.0 / (self.white_e * dn)
+        read, gain = self.read_noise(dn, row=row), 1.0 / (self.white_e * dn)
         kind = PixelNoise if self.counts(dn) or self.tukey_lambda is not None else ManyElectrons
-        return kind(gain, read, max_code, min_code)
+        return cast(PixelNoise, kind(gain, read, max_code, min_code))  # the limit has all that a PixelNoise has
 
     def counts(self, dn: float) -> bool:
         """Whether single electrons show, under read noise and rounding to codes of width dn."""
-        return self.white_e * math.hypot(self.read, dn / math.sqrt(12)) <= _MANY
+        return self.white_e * math.hypot(self.read, self.row, dn / math.sqrt(12)) <= _MANY
 
     def log_mass(self, stored: FloatArray, clean: FloatArray, grid: Grid) -> FloatArray:
-        """Log probability of stored values, nats, `(n,)`.
+        """Log probability of stored values, each on its own, nats, `(n,)`.
 
         Args:
             stored: `(n,)`, linear units; taken to the nearest code where lsb > 0.
@@ -118,22 +126,40 @@ class Electronics(NamedTuple):
         rate = np.maximum(clean, 0.0) * self.white_e
         if grid.lsb > 0:
             codes, first, last = codes_of(stored, grid)
-            return self.pixel(grid.lsb, first, last).log_pmf(codes, rate)
+            return self.pixel(grid.lsb, first, last, row=True).log_pmf(codes, rate)
         out = self._log_density(stored, rate)
-        threshold = self.pixel(self.read, 0, 1)  # code 0 reaches up to 1/2: an offset puts the end there
+        unit = math.hypot(self.read, self.row)
+        threshold = self.pixel(unit, 0, 1, row=True)  # code 0 reaches up to 1/2: an offset puts the end there
         for end, code, there in ((grid.low, 0, stored <= grid.low), (grid.high, 1, stored >= grid.high)):
             n = int(there.sum())
             if n:
-                out[there] = threshold.log_pmf(np.full(n, code), rate[there], np.full(n, 0.5 - end / self.read))
+                out[there] = threshold.log_pmf(np.full(n, code), rate[there], np.full(n, 0.5 - end / unit))
         return out
 
+    def log_shares(self, stored: FloatArray, clean: FloatArray, grid: Grid) -> FloatArray:
+        """What values of whole sensor rows add to the log probability of their row, nats, `(rows, n)`; row > 0.
+
+        Args:
+            stored: `(rows, n)`, linear units; taken to the nearest code.
+            clean: `(rows, n)`, linear units.
+            grid: the codes.
+
+        Raises:
+            NoDensityError: lsb = 0.
+        """
+        if grid.lsb == 0:
+            raise NoDensityError("physics with row noise has the probability of codes only: expected lsb > 0, got 0")
+        codes, first, last = codes_of(stored, grid)
+        pixel = self.pixel(grid.lsb, first, last)
+        return shares_rows(pixel, self.row / grid.lsb, codes, np.maximum(clean, 0.0) * self.white_e)
+
     def _log_density(self, value: FloatArray, rate: FloatArray) -> FloatArray:
-        """Log density of values, 1/linear units."""
-        read = self.read_noise()
+        """Log density of values on their own, 1/linear units."""
+        read = self.read_noise(row=True)
         if read.tukey_dn == 0:
             return _log_poisson_gaussian(value * self.white_e, read.std * self.white_e, rate) + math.log(self.white_e)
         width = _NARROW * read.std
-        cell = self.pixel(width, -1, 1)  # code 0 is its only closed cell
+        cell = self.pixel(width, -1, 1, row=True)  # code 0 is its only closed cell
         # Rounded, so that recorded values, which lie on a lattice, stay few distinct ones: `log_pmf` is fast on those.
         offset = np.round(-value / width, 6)
         return cell.log_pmf(np.zeros(value.shape, dtype=np.int64), rate, offset) - math.log(width)
@@ -171,3 +197,21 @@ def codes_of(stored: FloatArray, grid: Grid) -> tuple[IntArray, int, int]:
     """The codes of stored values, the lowest and the highest code there is."""
     first, last = round(grid.low / grid.lsb), round(grid.high / grid.lsb)
     return np.clip(np.rint(stored / grid.lsb), first, last).astype(np.int64), first, last
+
+
+def to_sensor_rows(planes: FloatArray) -> FloatArray:
+    """Put the pixels of a sensor row together: `(..., 4, H, W)` to `(..., 2, H, 2W)`, and mono stays as it is.
+
+    Packed channels are R and the G beside it, then the other G and the B beside it, whatever the sensor's pattern.
+    """
+    *batch, channels, height, width = planes.shape
+    beside = 2 if channels == 4 else 1
+    split = planes.reshape(*batch, channels // beside, beside, height, width)
+    return np.moveaxis(split, -3, -2).reshape(*batch, channels // beside, height, beside * width)
+
+
+def from_sensor_rows(rows: FloatArray) -> FloatArray:
+    """What `to_sensor_rows` was given."""
+    *batch, kinds, height, length = rows.shape
+    split = rows.reshape(*batch, kinds, height, kinds, length // kinds)
+    return np.moveaxis(split, -2, -3).reshape(*batch, kinds * kinds, height, length // kinds)

@@ -41,7 +41,7 @@ PHONES: dict[str, VirtualSensor] = {
 }
 """Five virtual phones, named after SIDD's."""
 
-_S6 = dict(cfa="GRBG", bits=10, black_dn=64, white_dn=1023, slopes=PHONES["S6"].slopes)
+_S6 = {"cfa": "GRBG", "bits": 10, "black_dn": 64, "white_dn": 1023, "slopes": PHONES["S6"].slopes}
 
 SENSORS: dict[str, VirtualSensor] = {
     **PHONES,

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from noiseflow.models import Physics, synthesize
+from noiseflow.models import NoDensityError, Physics, synthesize
 from noiseflow.models.electronics import Electronics
 from noiseflow.sensors import PHONES, SensorTruth
 from noiseflow.shot import Shot
@@ -24,10 +24,13 @@ def model_of(values, channels=4):
 
 
 TUKEY = [Electronics(1400.0, 6e-4, -0.1), Electronics(270.0, 8e-3, -0.15), Electronics(50.0, 0.04, -0.02)]
+ROWS = [Electronics(1400.0, 6e-4, row=6e-4), Electronics(270.0, 8e-3, row=3e-3), Electronics(50.0, 0.04, row=0.04)]
 BUILD = {
     "plain": lambda: model_of(PLAIN),
     "mono": lambda: model_of(PLAIN, 1),
     "tukey": lambda: model_of(TUKEY),
+    "rows": lambda: model_of(ROWS),
+    "mono rows": lambda: model_of(ROWS, 1),
 }
 
 
@@ -105,7 +108,7 @@ def test_it_is_the_virtual_sensor_whose_values_it_has():
     assert math.exp(level.log_b[1, 0]) == pytest.approx(b, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", BUILD)
+@pytest.mark.parametrize("name", [n for n in BUILD if "rows" not in n])  # rows go together
 @pytest.mark.parametrize(("pair", "clean"), [(PAIRS[1], 0.004), (PAIRS[2], 0.5), (PAIRS[0], 0.02)])
 def test_synthesized_codes_have_their_probabilities(name, pair, clean):
     model, lsb = BUILD[name](), 1 / 255
@@ -128,9 +131,11 @@ def test_samples_have_the_noise_levels_moments(name):
         shot = shot_for(3, model.channels, 200, 200).rows(i)
         noise = model.sample(shot, seed=5)
         z = (noise / level.variance(shot).sqrt()).detach().numpy()
-        assert abs(z.mean()) < 4 / math.sqrt(z.size)
+        rows = z.mean(axis=-1)  # row noise is one number a row, and R and G beside it share it
+        assert abs(z.mean()) < 4 * math.sqrt(2) * rows.std() / math.sqrt(rows.size)
         spread = float((z**2).std())  # Poisson noise has more of a tail than a normal's sqrt(2)
-        assert abs((z**2).mean() - 1) < 4 * spread / math.sqrt(z.size)
+        of_rows = float((rows**2).std()) * math.sqrt(2)
+        assert abs((z**2).mean() - 1) < 4 * max(spread / math.sqrt(z.size), of_rows / math.sqrt(rows.size))
 
 
 @pytest.mark.parametrize("name", BUILD)
@@ -146,9 +151,9 @@ def test_rows_of_mixed_batches_stand_alone(name):
     for i in range(5):
         row = shot.rows(i)
         assert torch.equal(model.sample(row, seed=int(seeds[i]))[0], noise[i])
-        # Sums with Tukey's tails leave out 1e-10 of a probability, where depends on what is summed together.
+        # Sums with Tukey's tails leave out 1e-10 of a probability, row integrals 1e-9: where depends on the company.
         assert float(model.log_mass(noisy[i : i + 1], row)) == pytest.approx(float(mass[i]), rel=1e-9)
-        torch.testing.assert_close(model.log_mass_map(noisy[i : i + 1], row)[0], shares[i], rtol=0, atol=1e-9)
+        torch.testing.assert_close(model.log_mass_map(noisy[i : i + 1], row)[0], shares[i], rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", BUILD)
@@ -158,6 +163,46 @@ def test_a_tile_has_the_noise_of_its_place_in_the_frame(name):
     whole = model.sample(shot, seed=9)
     tile = shot.replace(clean=shot.clean[..., 8:20, 10:26], origin=torch.tensor([[8, 10]]))
     assert torch.equal(model.sample(tile, seed=9), whole[..., 8:20, 10:26])
+
+
+def test_row_noise_is_an_offset_that_the_pixels_of_a_sensor_row_share():
+    """Against the plain sum over offsets, each with the probability of the row's pixels given it."""
+    model = BUILD["rows"]()
+    shot = Shot.of(torch.full((1, 4, 3, 5), 0.01, dtype=torch.float64), camera="S6", iso=800, lsb=1 / 255)
+    noisy = synthesize(model, shot, seed=4)
+    codes = np.rint(noisy.numpy()[0] * 255).astype(int)
+    sigma = ROWS[1].row * 255
+    offsets = np.linspace(-9 * sigma, 9 * sigma, 801)
+    pixel, want = ROWS[1].pixel(1 / 255, 0, 255), 0.0
+    for channels in ([0, 1], [2, 3]):
+        for row in range(3):
+            total = np.zeros(offsets.size)
+            for code in codes[channels, row].reshape(-1):
+                total += pixel.log_pmf(np.full(offsets.size, code), np.full(offsets.size, 2.7), offsets)
+            weight = np.exp(-0.5 * (offsets / sigma) ** 2) / (sigma * math.sqrt(2 * math.pi))
+            want += math.log(np.trapezoid(np.exp(total) * weight, offsets))
+    assert float(model.log_mass(noisy, shot)) == pytest.approx(want, abs=1e-6)
+
+
+def test_sampled_rows_go_together():
+    model = BUILD["rows"]()
+    shot = Shot.of(torch.full((1, 4, 3000, 8), 0.02, dtype=torch.float64), camera="S6", iso=800)
+    z = model.sample(shot, seed=1)[0].mean(dim=-1)  # (4, 3000)
+    # Means of 8 pixels: variance row² + v/8; those of R and the G beside it have row² in common.
+    pixel, row = 0.02 / 270 + 8e-3**2, 3e-3**2
+    want = torch.tensor([[1.0, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]]) * row + torch.eye(4) * pixel / 8
+    assert float((torch.cov(z) - want).abs().max()) < 5 * (row + pixel / 8) * math.sqrt(2 / 3000)
+
+
+def test_what_row_noise_cannot_do_is_said():
+    model = BUILD["rows"]()
+    shot = Shot.of(torch.full((1, 4, 2, 2), 0.5), camera="S6", iso=800)
+    with pytest.raises(NoDensityError, match="log_mass"):
+        model.log_prob(shot.clean, shot)
+    with pytest.raises(NoDensityError, match="lsb > 0"):
+        model.log_mass(shot.clean, shot)
+    with pytest.raises(ValueError, match="one code grid"):
+        model.log_mass(shot.clean, shot.replace(lsb=torch.tensor([[0.01, 0.02, 0.01, 0.01]])))
 
 
 def test_isos_between_known_ones_are_interpolated():
