@@ -31,7 +31,7 @@ def run(target: str) -> int:
 def _model(path: Path) -> dict[str, Any]:
     from noiseflow.denoise import NETWORKS
     from noiseflow.files import file_hash, load, load_denoiser, model_path, read_header
-    from noiseflow.models import Flow, ReleasedFlow
+    from noiseflow.models import Flow, Physics, ReleasedFlow
 
     file = model_path(path)
     header = read_header(file)
@@ -50,6 +50,11 @@ def _model(path: Path) -> dict[str, Any]:
             "conditioned on": "clean sRGB pictures" if model.condition == "srgb" else "clean images",
             "knows": "; ".join(f"{camera} at ISO {', '.join(isos)}" for camera, isos in known.items()),
         }
+        if isinstance(model, Physics):
+            facts["noise"] = "; ".join(
+                f"{camera} ISO {iso:g}: {electronics}"
+                for (camera, iso), electronics in zip(model.conditions.pairs, model.table, strict=True)
+            )
         if isinstance(model, Flow | ReleasedFlow):
             facts["layers"] = f"{model.transform!r}"
     layers = facts.pop("layers", None)

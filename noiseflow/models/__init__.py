@@ -6,12 +6,14 @@ from noiseflow.models.base import FittedModel, NoDensityError, NoiseModel, quant
 from noiseflow.models.flow import Flow, MassBound
 from noiseflow.models.gaussian import Gaussian, NoiseLevelFunction
 from noiseflow.models.image import ImageFlow, glow_image, nice_image
+from noiseflow.models.physics import Physics
 from noiseflow.models.published import ReleasedFlow, noise_flow_paper, srgb_flow
 from noiseflow.models.zoo import glow, noise_flow
 
 ARCHITECTURES: dict[str, Callable[..., FittedModel]] = {
     "gaussian": Gaussian,
     "nlf": NoiseLevelFunction,
+    "physics": Physics,
     "noise_flow": noise_flow,
     "glow": glow,
     "noise_flow_paper": noise_flow_paper,
@@ -19,7 +21,7 @@ ARCHITECTURES: dict[str, Callable[..., FittedModel]] = {
 }
 """What a model's name on the command line and in its file stands for."""
 
-BASELINES = ("gaussian", "nlf")
+BASELINES = ("gaussian", "nlf", "physics")
 """Names that `evaluate` accepts in place of a model file."""
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "NoDensityError",
     "NoiseLevelFunction",
     "NoiseModel",
+    "Physics",
     "ReleasedFlow",
     "glow",
     "glow_image",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,10 +16,13 @@ from noiseflow import randomness
 from noiseflow.errors import UserError
 from noiseflow.models.base import NoDensityError
 from noiseflow.sensors.pmf import FloatArray, IntArray
+from noiseflow.sensors.rows import log_mass_rows, shares_rows
 from noiseflow.sensors.virtual import VirtualSensor
 from noiseflow.shot import Shot
 
-_ELECTRONS, _READ_NOISE = 101, 102  # streams of random numbers
+Array = TypeVar("Array", FloatArray, IntArray)
+
+_ELECTRONS, _READ_NOISE, _TUKEY, _LINES = 101, 102, 104, 105  # streams of random numbers
 
 
 class SensorTruth:
@@ -75,28 +79,53 @@ class SensorTruth:
 
         Returns:
             `(B,)`, float64, nats.
-        """
-        return self.log_mass_map(noisy, shot).sum(dim=(1, 2))
-
-    def log_mass_map(self, noisy: Float[Tensor, "b c h w"], shot: Shot) -> Float[Tensor, "b h w"]:
-        """Exact log probability of every pixel's codes, summed over channels.
 
         Raises:
             ValueError: a camera is unknown, or noisy is not on the camera's code grid.
             UserError: a camera's table does not reach the ISO.
         """
+        return torch.from_numpy(self._scores(noisy, shot, None)).to(noisy.device)
+
+    def log_mass_map(self, noisy: Float[Tensor, "b c h w"], shot: Shot) -> Float[Tensor, "b h w"]:
+        """What each position contributes to `log_mass`, summed over the channels; `(B, H, W)`, float64, nats.
+
+        Where the pixels of a row or column share an offset, a position has its pixels' shares of the line's log
+        probability (`shares_rows`). Arguments and errors are those of `log_mass`.
+        """
+        shares = np.empty(tuple(shot.clean.shape))
+        self._scores(noisy, shot, shares)
+        return torch.from_numpy(shares.sum(axis=1)).to(noisy.device)
+
+    def _scores(self, noisy: Tensor, shot: Shot, shares: FloatArray | None) -> FloatArray:
+        """Log probability of each row of the batch; where `shares` is given, that of each pixel is written there."""
         if noisy.shape != shot.clean.shape:
             raise ValueError(f"noisy: expected {tuple(shot.clean.shape)}, got {tuple(noisy.shape)}")
         stored = noisy.detach().cpu().double().numpy()
         clean = shot.clean.detach().cpu().double().numpy()
-        out = np.empty((len(shot), *stored.shape[-2:]))
+        out = np.empty(len(shot))
         for sensor, iso, rows in self._groups(shot):
             level = stored[rows] * sensor.max_code
             codes = np.rint(level)
             if not (np.abs(level - codes) < 0.01).all():
                 raise ValueError(f"noisy: expected multiples of lsb = 1/{sensor.max_code} for camera {sensor.name}")
-            out[rows] = sensor.log_pmf(codes.astype(np.int64), clean[rows], iso).sum(axis=1)
-        return torch.from_numpy(out).to(noisy.device)
+            codes = codes.astype(np.int64)
+            if sensor.line_noise_dn == 0:
+                logs = sensor.log_pmf(codes, clean[rows], iso)
+                out[rows] = [row.sum() for row in logs]
+                if shares is not None:
+                    shares[rows] = logs
+                continue
+            if codes.size and not sensor.min_code <= codes.min() <= codes.max() <= sensor.max_code:
+                raise ValueError(f"noisy: expected codes from {sensor.min_code} to {sensor.max_code}, got others")
+            line_codes = _lines(codes, sensor)
+            line_rate = _lines(np.maximum(clean[rows], 0.0) * sensor.white_e(iso), sensor)
+            known = (sensor.pixel(iso), sensor.line_noise_dn, line_codes, line_rate)
+            if shares is None:
+                out[rows] = log_mass_rows(*known).reshape(len(rows), -1).sum(axis=1)
+            else:
+                shares[rows] = _unlines(shares_rows(*known), codes.shape, sensor)
+                out[rows] = [row.sum() for row in shares[rows]]
+        return out
 
     def sample(self, shot: Shot, *, seed: int | Int[Tensor, "b"]) -> Float[Tensor, "b c h w"]:
         """Recorded noise, code·lsb − clean, in clean's shape, dtype and device.
@@ -117,8 +146,15 @@ class SensorTruth:
         for sensor, iso, rows in self._groups(shot):
             rate = np.maximum(clean[rows], 0.0) * sensor.white_e(iso)
             electrons = _poisson_quantile(u[rows].reshape(-1), rate.reshape(-1)).reshape(rate.shape)
-            codes = sensor._convert(sensor.gain(iso) * electrons + sensor.read_noise_dn(iso) * z[rows])
-            noise[rows] = codes * sensor.lsb - clean[rows]
+            part = shot.rows(rows.tolist())
+            part_seed = seed if isinstance(seed, int) else torch.as_tensor(seed).expand(b)[torch.from_numpy(rows)]
+            pixel, other = sensor.pixel(iso), z[rows]
+            if pixel.read.tukey_dn > 0:
+                other = randomness.uniform(part_seed, (len(rows), c, h, w), stream=_TUKEY, origin=part.origin).numpy()
+            signal = sensor.gain(iso) * electrons + pixel.read.quantile(other, z[rows])
+            if sensor.line_noise_dn > 0:
+                signal += sensor.line_noise_dn * _line_normals(part_seed, part, sensor)
+            noise[rows] = sensor.convert(signal) * sensor.lsb - clean[rows]
         return torch.from_numpy(noise).to(shot.clean)
 
     def _groups(self, shot: Shot) -> Iterator[tuple[VirtualSensor, float, IntArray]]:
@@ -130,6 +166,50 @@ class SensorTruth:
             if name not in self.sensors:
                 raise ValueError(f"camera: expected one of {', '.join(self.sensors)}, got {name!r}, an unknown one")
             yield self.sensors[name], iso, np.asarray(members, dtype=np.int64)
+
+
+def _line_axes(sensor: VirtualSensor) -> tuple[int, ...]:
+    """Order of the axes (image, mosaic row of the 2×2 cell, place in it, row, column) that puts sensor lines first.
+
+    Channels are R, G on the R rows, G on the B rows, B, whatever the pattern: the first two share a sensor row, and so
+    do the last two; the first and the third share a column, and so do the second and the fourth.
+    """
+    return (0, 1, 3, 2, 4) if sensor.row_noise_dn > 0 else (0, 2, 4, 1, 3)
+
+
+def _cells_of(shape: tuple[int, ...]) -> tuple[int, ...]:
+    b, c, h, w = shape
+    if c not in (1, 4):
+        raise ValueError(f"noisy: expected packed raw with 4 channels or a mosaic with 1, got {c} channels")
+    return (b, 2, 2, h, w) if c == 4 else (b, 1, 1, h, w)
+
+
+def _lines(images: Array, sensor: VirtualSensor) -> Array:
+    """`(B, C, H, W)` to sensor lines `(lines, n)`, those of an image together."""
+    axes = _line_axes(sensor)
+    split = images.reshape(_cells_of(images.shape)).transpose(axes)
+    return split.reshape(math.prod(split.shape[:3]), math.prod(split.shape[3:]))
+
+
+def _unlines(lines: FloatArray, shape: tuple[int, ...], sensor: VirtualSensor) -> FloatArray:
+    """The inverse of `_lines`."""
+    axes, cells = _line_axes(sensor), _cells_of(shape)
+    return lines.reshape([cells[axis] for axis in axes]).transpose(np.argsort(axes)).reshape(shape)
+
+
+def _line_normals(seed: int | Tensor, shot: Shot, sensor: VirtualSensor) -> FloatArray:
+    """A standard normal number for each sensor line, in a shape that broadcasts over clean: a function of the line."""
+    b, c, h, w = shot.clean.shape
+    in_cell = 2 if c == 4 else 1
+    assert shot.origin is not None  # Shot fills it in
+    origin = torch.zeros_like(shot.origin)
+    if sensor.row_noise_dn > 0:
+        origin[:, 0] = shot.origin[:, 0]
+        z = randomness.normal(seed, (b, in_cell, h, 1), stream=_LINES, origin=origin).numpy()
+        return z.repeat(in_cell, axis=1)
+    origin[:, 1] = shot.origin[:, 1]
+    z = randomness.normal(seed, (b, in_cell, 1, w), stream=_LINES, origin=origin).numpy()
+    return np.tile(z, (1, in_cell, 1, 1))
 
 
 def _poisson_quantile(u: FloatArray, rate: FloatArray) -> FloatArray:

@@ -28,6 +28,7 @@ from noiseflow.progress import SILENT, Progress
 from noiseflow.shot import Shot
 from noiseflow.training.intensity import fit_intensity
 from noiseflow.training.noise_level import fit_noise_level
+from noiseflow.training.physics import fit_physics
 
 log = logging.getLogger(__name__)
 
@@ -187,13 +188,18 @@ def calibration_patches(frames: Sequence[FramePair], seed: int) -> tuple[Tensor,
 
 
 def fit_baseline(name: str, noisy: Tensor, shot: Shot) -> FittedModel:
-    """Fit `gaussian` or `nlf` to patches.
+    """Fit `gaussian`, `nlf` or `physics` to patches.
 
     Args:
         name: the baseline.
         noisy: `(B, C, H, W)`, stored values, linear units.
         shot: clean images and conditions.
+
+    Raises:
+        UserError: `physics` was asked for with pictures.
     """
+    if name == "physics":
+        return fit_physics(noisy, shot)
     level = fit_noise_level(noisy, shot, slope=name == "nlf")
     kind = NoiseLevelFunction if name == "nlf" else Gaussian
     model = kind(level.conditions.pairs, noisy.shape[1])
