@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         noise_flow,
         synthesize,
     )
-    from noiseflow.sensors import PHONES, SensorTruth, VirtualSensor
+    from noiseflow.sensors import PHONES, SENSORS, SensorTruth, VirtualSensor
     from noiseflow.shot import Shot
 
 __version__ = "0.1.0"
@@ -38,6 +38,7 @@ _HOME = {
     "NoiseLevelFunction": "models",
     "NoiseModel": "models",
     "PHONES": "sensors",
+    "SENSORS": "sensors",
     "SensorTruth": "sensors",
     "Shot": "shot",
     "UnknownConditionError": "conditions",
@@ -53,6 +54,7 @@ _HOME = {
 
 __all__ = [
     "PHONES",
+    "SENSORS",
     "Conditions",
     "FittedModel",
     "Flow",
