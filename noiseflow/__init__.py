@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         srgb_flow,
         synthesize,
     )
-    from noiseflow.sensors import PHONES, SensorTruth, VirtualSensor
+    from noiseflow.sensors import PHONES, SENSORS, SensorTruth, VirtualSensor
     from noiseflow.shot import Shot
 
 __version__ = "0.1.0"
@@ -45,6 +45,7 @@ _HOME = {
     "PHONES": "sensors",
     "Physics": "models",
     "ReleasedFlow": "models",
+    "SENSORS": "sensors",
     "SensorTruth": "sensors",
     "Shot": "shot",
     "UnknownConditionError": "conditions",
@@ -64,6 +65,7 @@ _HOME = {
 
 __all__ = [
     "PHONES",
+    "SENSORS",
     "Conditions",
     "FittedModel",
     "Flow",

@@ -22,7 +22,12 @@ class SimulateOptions:
     """What to simulate."""
 
     cameras: str | None = _option("virtual phones, comma-separated: IP, GP, S6, N6, G4; default all", None)
-    isos: str | None = _option("ISOs, comma-separated; default all that each phone's table has", None)
+    sensor: str | None = _option(
+        "virtual sensors, comma-separated: a phone, night, heavy, rows, or a JSON file that describes one; "
+        "alone, without the phones that --cameras has not named",
+        None,
+    )
+    isos: str | None = _option("ISOs, comma-separated; default all that each sensor's table has", None)
     scenes: int = _option("number of scenes; every camera takes every scene at every ISO", 10)
     size: str = _option("height and width of the frames in mosaic pixels, as HxW; both even", "512x512")
     frames: int = _option("noisy frames per instance, numbered from 010", 1)

@@ -27,7 +27,7 @@ from noiseflow.progress import SILENT, Progress
 from noiseflow.raw.matfile import write_frame, write_metadata
 from noiseflow.raw.render import render
 from noiseflow.scenes import RAW_BALANCE, mosaic, scene
-from noiseflow.sensors import PHONES, VirtualSensor
+from noiseflow.sensors import PHONES, SENSORS, VirtualSensor
 
 TRUTH_FRAMES = 150
 """Frames that a ground truth of kind "mean" averages, as many as SIDD's."""
@@ -64,6 +64,7 @@ def simulate(
     out: str | Path,
     *,
     cameras: Sequence[str] | None = None,
+    sensors: Sequence[str | VirtualSensor] = (),
     isos: Sequence[int] | None = None,
     scenes: int = 10,
     size: tuple[int, int] = (512, 512),
@@ -81,7 +82,8 @@ def simulate(
 
     Args:
         out: the folder to write.
-        cameras: names of virtual phones; default all.
+        cameras: names of virtual phones; default all, or none where `sensors` are given.
+        sensors: further virtual sensors: themselves, their names in `SENSORS`, or JSON files that describe one.
         isos: ISO speeds; default all the standard ones that a phone's table has. A camera that does not reach a
             given ISO goes without it, with a warning.
         scenes: number of scenes.
@@ -102,7 +104,7 @@ def simulate(
         UserError: a value is out of range, no camera reaches any of the ISOs, or the folder is not free.
     """
     _check(scenes, size, frames, truth, seed)
-    instances = list(_plan(_sensors(cameras), isos, scenes))
+    instances = list(_plan(_sensors(cameras, sensors), isos, scenes))
     root = claim(out, overwrite=overwrite)
     _check_replaceable(root)
     partial = root / _PARTIAL
@@ -114,12 +116,12 @@ def simulate(
             if instance.scene != taken:
                 picture, taken = scene(_scene_seed(seed, instance.scene), *size), instance.scene
             clean = mosaic(picture, instance.sensor.cfa)
+            clean = (clean * instance.sensor.sensitivity(*size)).astype(np.float32)
             _write_instance(partial, instance, clean, frames=frames, srgb=srgb, truth=truth, seed=seed)
             progress.update()
         (root / SENSOR_FILE).unlink(missing_ok=True)
         shutil.rmtree(root / "Data", ignore_errors=True)
         partial.rename(root / "Data")
-        sensors = {instance.sensor.name: instance.sensor.to_dict() for instance in instances}
         description = {
             "format": 1,
             "truth": truth,
@@ -127,7 +129,7 @@ def simulate(
             "scenes": scenes,
             "size": list(size),
             "frames": frames,
-            "sensors": sensors,
+            "sensors": {instance.sensor.name: instance.sensor.to_dict() for instance in instances},
         }
         write_atomically(root / SENSOR_FILE, json.dumps(description, indent=2, sort_keys=True).encode() + b"\n")
     except OSError as error:
@@ -150,12 +152,38 @@ def _check(scenes: int, size: tuple[int, int], frames: int, truth: str, seed: in
         raise UserError(f"seed: expected an integer >= 0, got {seed}")
 
 
-def _sensors(cameras: Sequence[str] | None) -> list[VirtualSensor]:
-    names = list(PHONES) if cameras is None else list(dict.fromkeys(cameras))
+def _sensors(cameras: Sequence[str] | None, further: Sequence[str | VirtualSensor]) -> list[VirtualSensor]:
+    """The phones, all of them unless something was chosen, and the further sensors."""
+    names = list(cameras if cameras is not None else () if further else PHONES)
     unknown = [name for name in names if name not in PHONES]
-    if unknown or not names:
+    if unknown or not (names or further):
         raise UserError(f"cameras: expected some of {', '.join(PHONES)}, got {', '.join(unknown) or 'none'}")
-    return [PHONES[name] for name in names]
+    chosen = [PHONES[name] for name in names]
+    chosen += [sensor if isinstance(sensor, VirtualSensor) else _named(sensor) for sensor in further]
+    by_name: dict[str, VirtualSensor] = {}
+    for sensor in chosen:
+        if by_name.setdefault(sensor.name, sensor) != sensor:
+            raise UserError(f"sensors: expected one sensor of each name, got two different ones called {sensor.name!r}")
+    return list(by_name.values())
+
+
+def _named(name: str) -> VirtualSensor:
+    """One of `SENSORS`, or what a JSON file describes."""
+    if name in SENSORS:
+        return SENSORS[name]
+    path = Path(name)
+    if not path.is_file():
+        raise UserError(f"sensor: expected {', '.join(SENSORS)} or a JSON file that describes one, got {name!r}")
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: expected JSON that describes a sensor ({error})") from None
+    if not isinstance(description, dict):
+        raise UserError(f"{path}: expected a JSON object that describes a sensor, got {type(description).__name__}")
+    try:
+        return VirtualSensor.from_dict(description)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def _plan(sensors: list[VirtualSensor], isos: Sequence[int] | None, scenes: int) -> Iterator[_Instance]:

@@ -23,6 +23,7 @@ def run(out: str, options: SimulateOptions) -> int:
         simulate(
             out,
             cameras=listed(options.cameras),
+            sensors=listed(options.sensor) or (),
             isos=None if isos is None else [int(iso) for iso in isos],
             scenes=options.scenes,
             size=(int(size[1]), int(size[2])),

@@ -41,8 +41,6 @@ PHONES: dict[str, VirtualSensor] = {
 }
 """Five virtual phones, named after SIDD's."""
 
-_S6 = {"cfa": "GRBG", "bits": 10, "black_dn": 64, "white_dn": 1023, "slopes": PHONES["S6"].slopes}
-
 SENSORS: dict[str, VirtualSensor] = {
     **PHONES,
     "night": VirtualSensor(
@@ -56,8 +54,8 @@ SENSORS: dict[str, VirtualSensor] = {
         read_post_dn=0.0,
         speeds=(800, 1600, 3200),
     ),
-    "heavy": VirtualSensor("heavy", **_S6, read_pre_e=1.2, tukey_lambda=-0.15),  # type: ignore[arg-type]
-    "rows": VirtualSensor("rows", **_S6, row_noise_dn=3.0, keep_pedestal=True),  # type: ignore[arg-type]
+    "heavy": VirtualSensor("heavy", "GRBG", 10, 64, 1023, PHONES["S6"].slopes, read_pre_e=1.2, tukey_lambda=-0.15),
+    "rows": VirtualSensor("rows", "GRBG", 10, 64, 1023, PHONES["S6"].slopes, row_noise_dn=3.0, keep_pedestal=True),
 }
 """The phones and: `night`, 25 to 100 electrons at white, clipped at black; `heavy`, read noise with power-law tails;
 `rows`, row noise, with the pedestal kept."""

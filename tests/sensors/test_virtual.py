@@ -6,9 +6,10 @@ import json
 import numpy as np
 import pytest
 import torch
+from fits import p_value_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import special, stats
+from scipy import special
 
 from noiseflow.errors import UserError
 from noiseflow.models.base import NoDensityError
@@ -70,43 +71,6 @@ def test_log_pmf_of_an_array_is_that_of_its_elements():
     assert together.shape == (30, 40) and together.dtype == np.float64
     for place in [(0, 0), (7, 31), (29, 39)]:
         assert together[place] == sensor.log_pmf(codes[place], clean[place], 800)
-
-
-def merged_cells(expected: np.ndarray, least: float) -> np.ndarray:
-    """A cell number for every code, neighbours joined until each cell expects at least `least`."""
-    cells, total, cell = np.empty(len(expected), int), 0.0, 0
-    for code, count in enumerate(expected):
-        cells[code] = cell
-        total += count
-        if total >= least:
-            cell, total = cell + 1, 0.0
-    if total < least and cell > 0:
-        cells[cells == cell] = cell - 1
-    return cells
-
-
-def p_value_of(codes: np.ndarray, pmf: np.ndarray) -> float | None:
-    """Chi-square p-value of codes under a pmf, None with fewer than two cells."""
-    cells = merged_cells(pmf * len(codes), 10.0)
-    if cells[-1] == 0:
-        return None
-    observed = np.bincount(cells[codes], minlength=cells[-1] + 1)
-    expected = np.bincount(cells, weights=pmf * len(codes))
-    return float(stats.chisquare(observed, expected, sum_check=False).pvalue)
-
-
-def test_a_million_codes_fit_the_pmf():
-    """Fifty random cases of 10⁶ codes each; their p-values are uniform."""
-    rng = np.random.default_rng(20)
-    p_values = []
-    while len(p_values) < 50:
-        sensor, iso = CONDITIONS[rng.integers(len(CONDITIONS))]
-        clean = float(np.exp(rng.uniform(np.log(5e-4), 0.05)))
-        codes = sensor.sample_codes(np.full(1_000_000, clean), iso, rng)
-        p = p_value_of(codes, sensor.pmf(clean, iso))
-        if p is not None:
-            p_values.append(p)
-    assert stats.kstest(p_values, "uniform").pvalue > 0.01
 
 
 def test_the_fit_test_sees_a_wrong_read_noise():
