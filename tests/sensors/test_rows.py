@@ -57,7 +57,7 @@ def test_closed_form_of_4000_gaussian_pixels():
     """Dark pixels: codes are as good as continuous, with variance 40² + 1/12 (Sheppard's correction)."""
     rng = np.random.default_rng(0)
     n, row_std = 4000, 15.0
-    pixel = PixelNoise(1000.0, ReadNoise(40.0), 10_000, -10_000)
+    pixel = PixelNoise(50.0, ReadNoise(40.0), 10_000, -10_000)
     rate = np.zeros((2, n))
     noise = 40 * rng.normal(size=(2, n)) + row_std * rng.normal(size=(2, 1))
     codes = np.rint(noise).astype(np.int64)
