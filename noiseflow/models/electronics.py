@@ -18,6 +18,7 @@ import torch
 from scipy import special
 
 from noiseflow.cells import log_normal_interval
+from noiseflow.datasets.base import UNCLIPPED
 from noiseflow.models.base import NoDensityError
 from noiseflow.sensors.bands import log_of_rate
 from noiseflow.sensors.pmf import FloatArray, IntArray, PixelNoise
@@ -194,9 +195,15 @@ def _log_poisson_gaussian(value: FloatArray, std: float, rate: FloatArray) -> Fl
 
 
 def codes_of(stored: FloatArray, grid: Grid) -> tuple[IntArray, int, int]:
-    """The codes of stored values, the lowest and the highest code there is."""
-    first, last = round(grid.low / grid.lsb), round(grid.high / grid.lsb)
-    return np.clip(np.rint(stored / grid.lsb), first, last).astype(np.int64), first, last
+    """The codes of stored values, the lowest and the highest code there is.
+
+    Where nothing was clipped there is no such code: the next one beyond the values stands for it, which none of them has.
+    """
+    codes = np.rint(stored / grid.lsb)
+    clipped = [end if abs(end) < UNCLIPPED else None for end in (grid.low, grid.high)]
+    first = codes.min(initial=0.0) - 1 if clipped[0] is None else round(clipped[0] / grid.lsb)
+    last = codes.max(initial=0.0) + 1 if clipped[1] is None else round(clipped[1] / grid.lsb)
+    return np.clip(codes, first, last).astype(np.int64), int(first), int(last)
 
 
 def to_sensor_rows(planes: FloatArray) -> FloatArray:
