@@ -197,7 +197,7 @@ def _log_poisson_gaussian(value: FloatArray, std: float, rate: FloatArray) -> Fl
 def codes_of(stored: FloatArray, grid: Grid) -> tuple[IntArray, int, int]:
     """The codes of stored values, the lowest and the highest code there is.
 
-    Where nothing was clipped there is no such code: the next one beyond the values stands for it, which none of them has.
+    Where nothing was clipped there is no such code: the next one beyond the values stands for it, and none has it.
     """
     codes = np.rint(stored / grid.lsb)
     clipped = [end if abs(end) < UNCLIPPED else None for end in (grid.low, grid.high)]
