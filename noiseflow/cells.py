@@ -39,6 +39,11 @@ class Cells(NamedTuple):
         """Where a cell is a single value (unquantised and not clipped)."""
         return self.low == self.high
 
+    @property
+    def open(self) -> Bool[Tensor, "b c h w"]:
+        """Where a cell lacks an end: the lowest or the highest code was stored."""
+        return (self.low == -_FAR) | (self.high == _FAR)
+
 
 def cells(noisy: Float[Tensor, "b c h w"], shot: Shot) -> Cells:
     """The cell of every stored value.

@@ -107,7 +107,7 @@ def _parser() -> Any:
     fit.add_argument("--resume", type=str, metavar="RUN", help="a run folder to go on with, beside nothing but what "
                      "changes: --steps may grow, --data may have moved, --workers and --device may differ")  # fmt: skip
     fit.add_argument("--config", action="config", help="read options from a YAML file; a run folder's config.yaml fits")
-    models = "a .safetensors file, a run folder, or a baseline: gaussian, nlf, physics"
+    models = "a .safetensors file, a run folder, or a baseline: gaussian, nlf, physics, isotropic, full"
     command("evaluate", "score noise models and write a report", EvaluateOptions, {"models?": models})
     sample = {"model": "a .safetensors file or a run folder", "images": "clean images: MAT, NPY, PNG, TIFF, camera raw"}
     command("sample", "add a model's noise to clean images", SampleOptions, sample)

@@ -74,7 +74,10 @@ class DataOptions:
 class FitOptions(DataOptions):
     """What to fit, to which data, and how. A run folder's `config.yaml` holds all of it."""
 
-    model: str = _option("gaussian, nlf, physics, noise_flow, glow, or as published: noise_flow_paper, srgb_flow")
+    model: str = _option(
+        "gaussian, nlf, physics (raw), isotropic and full (sRGB), noise_flow, glow, or as published: noise_flow_paper, "
+        "srgb_flow"
+    )
     out: str = _option("the run folder to write")
     split: Split = _option("images to fit on", "train")
     condition: Literal["raw", "srgb"] = _option(

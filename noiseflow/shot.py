@@ -181,6 +181,22 @@ class Shot:
         """Name of each row's camera, B of them."""
         return tuple(self.cameras[i] for i in self.camera.tolist())
 
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """Colour filter pattern of each row, B of them.
+
+        Raises:
+            ValueError: it is not known of every row.
+        """
+        patterns = self.cfa if isinstance(self.cfa, tuple) else (self.cfa,) * len(self)
+        known = tuple(pattern for pattern in patterns if pattern is not None)
+        if len(known) < len(patterns):
+            raise ValueError(
+                "cfa: expected the colour filter pattern of every row, got None; the published raw models need to know "
+                "where in the mosaic each channel lies"
+            )
+        return known
+
     def __len__(self) -> int:
         return self.clean.shape[0]
 

@@ -49,6 +49,13 @@ def batch_norm(variables: Variables, name: str, width: int, epsilon: float = _EP
     return scale, bias - mean * scale
 
 
+def fill_norm(variables: Variables, name: str, target: torch.nn.BatchNorm2d) -> None:
+    """Set a batch norm to one of the checkpoint's, its counter of batches included."""
+    with torch.no_grad():
+        for part, value in target.state_dict().items():
+            value.copy_(variables.take(f"{name}.{part}", *value.shape))
+
+
 def convolution(target: torch.nn.Conv2d, weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor | float) -> None:
     """Set a convolution to conv(x)·scale + shift per output channel."""
     assert target.bias is not None
@@ -58,17 +65,27 @@ def convolution(target: torch.nn.Conv2d, weight: Tensor, bias: Tensor, scale: Te
 
 
 def torch_coupling(variables: Variables, target: BorderCoupling) -> None:
-    """Fill a coupling from `_shift_and_log_scale.*` of a torch checkpoint, which names its convolutions twice."""
+    """Fill a coupling from `_shift_and_log_scale.*` of a torch checkpoint, which names its convolutions twice.
+
+    Batch norms go to those of the coupling, or into the convolutions before them where it has none.
+    """
     net = variables.under("_shift_and_log_scale.")
     hidden, seen = target.first.weight.shape[:2]
     out = target.last.weight.shape[0]
-    for ours, again, name, shape in ((target.first, "0", "conv2d_1", (seen, 3, 3)),
-                                     (target.middle, "3", "conv2d_2", (hidden, 1, 1))):  # fmt: skip
+    for ours, norm, again, name, shape in (
+        (target.first, target.first_norm, "0", "conv2d_1", (seen, 3, 3)),
+        (target.middle, target.middle_norm, "3", "conv2d_2", (hidden, 1, 1)),
+    ):
         weight, bias = net.take(f"net.{again}.weight", hidden, *shape), net.take(f"net.{again}.bias", hidden)
         for part, value in (("weight", weight), ("bias", bias)):
             if not torch.equal(net.take(f"{name}.{part}", *value.shape), value):
                 net.refuse(f"{name}.{part}", f"differs from net.{again}.{part}, which should be the same tensor")
-        convolution(ours, weight, bias, *batch_norm(net, f"net.{int(again) + 1}", hidden))
+        after = f"net.{int(again) + 1}"
+        if norm is None:
+            convolution(ours, weight, bias, *batch_norm(net, after, hidden))
+        else:
+            convolution(ours, weight, bias, torch.ones(hidden), 0.0)
+            fill_norm(net, after, norm)
     weight, bias = net.take("conv2d_3.weight", out, hidden + 1, 3, 3), net.take("conv2d_3.bias", out)
     convolution(target.last, weight, bias, (3 * net.take("logs", 1, out, 1, 1).flatten()).exp(), 0.0)
     with torch.no_grad():

@@ -19,9 +19,9 @@ CARD = {
 }
 
 
-def convert(variables: Variables) -> ReleasedFlow:
-    """Build the flow from the tensors under `noise_flow.`."""
-    model = noise_flow_paper(PAIRS, released=True)
+def convert(variables: Variables, *, norm: bool = False) -> ReleasedFlow:
+    """Build the flow from the tensors under `noise_flow.`, with its batch norms or with those folded."""
+    model = noise_flow_paper(PAIRS, released=True, norm=norm)
     assert isinstance(model, ReleasedFlow)
     for i, layer in enumerate(model.transform):
         part = variables.under(f"{PREFIX}model.{i}.")

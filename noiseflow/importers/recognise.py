@@ -26,17 +26,19 @@ class Imported(NamedTuple):
     denoiser: Denoiser | None
 
 
-def import_checkpoint(path: str | Path) -> Imported:
+def import_checkpoint(path: str | Path, *, norm: bool = False) -> Imported:
     """Read a published checkpoint: raw Noise Flow (torch or TensorFlow), sRGB flow, DnCNN or U-Net.
 
     Args:
         path: a `.pth` file, an `.npz` of TensorFlow variables, or the prefix of a TensorFlow checkpoint.
+        norm: keep the batch norms of Noise2NoiseFlow's raw flow, to train it on; default: fold them, which is the same
+            in inference.
 
     Raises:
         UserError: it is none of them, is damaged, lacks a tensor (named), has one too many, or would run code.
     """
     path = Path(path)
-    found = _convert(path)
+    found = _convert(path, norm)
     for model in found:
         for name, value in () if model is None else model.state_dict().items():
             if not bool(torch.isfinite(value).all()):
@@ -44,11 +46,13 @@ def import_checkpoint(path: str | Path) -> Imported:
     return found
 
 
-def _convert(path: Path) -> Imported:
+def _convert(path: Path, norm: bool) -> Imported:
     variables = read_variables(path)
     names = list(variables)
+    if norm and not any(name.startswith(noise_flow.PREFIX) for name in names):
+        raise UserError(f"{path}: expected the checkpoint of a raw Noise2NoiseFlow, whose batch norms can be kept")
     if any(name.startswith(noise_flow.PREFIX) for name in names):
-        model = noise_flow.convert(variables)
+        model = noise_flow.convert(variables, norm=norm)
         network = variables.under(denoisers.PREFIX)
         denoiser = denoisers.convert(network) if list(network) else None
         variables.finish()

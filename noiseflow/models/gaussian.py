@@ -1,4 +1,7 @@
-"""The classical baselines: independent Gaussian noise, homoscedastic or with a noise level function."""
+"""The classical baselines: independent Gaussian noise, homoscedastic or with a noise level function.
+
+The Gaussian whose colours vary together is `noiseflow.models.full_covariance`.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +22,16 @@ from noiseflow.shot import Shot
 class _PixelGaussian(FittedModel):
     """Independent Gaussian noise at every pixel, mean and variance from a `NoiseLevel`."""
 
-    def __init__(self, pairs: Iterable[tuple[str, float]], channels: int, *, slope: bool) -> None:
+    name: str
+    slope = False
+    shared = False
+    """Whether the three channels of sRGB share their values, as those of raw always do."""
+
+    def __init__(self, pairs: Iterable[tuple[str, float]], channels: int = 4) -> None:
         conditions = Conditions(pairs)
         super().__init__(conditions, channels)
-        self.level = NoiseLevel(conditions, channels if channels == 3 else 1, slope=slope)
-        self.architecture = (
-            "nlf" if slope else "gaussian",
-            {"pairs": [list(pair) for pair in conditions.pairs], "channels": channels},
-        )
+        self.level = NoiseLevel(conditions, 3 if channels == 3 and not self.shared else 1, slope=self.slope)
+        self.architecture = (self.name, {"pairs": [list(pair) for pair in conditions.pairs], "channels": channels})
 
     def _moments(self, shot: Shot) -> tuple[Tensor, Tensor]:
         """Mean and variance of the noise, float64."""
@@ -66,8 +71,24 @@ class Gaussian(_PixelGaussian):
         channels: 4 for packed raw, 3 for sRGB, 1 for mono.
     """
 
-    def __init__(self, pairs: Iterable[tuple[str, float]], channels: int = 4) -> None:
-        super().__init__(pairs, channels, slope=False)
+    name = "gaussian"
+
+
+class Isotropic(_PixelGaussian):
+    """Homoscedastic Gaussian noise: one variance per camera and ISO, and one mean per camera, for all colours of sRGB.
+
+    Args:
+        pairs: the (camera, ISO) pairs.
+        channels: 3; of raw noise, `Gaussian` is isotropic.
+    """
+
+    name = "isotropic"
+    shared = True
+
+    def __init__(self, pairs: Iterable[tuple[str, float]], channels: int = 3) -> None:
+        if channels != 3:
+            raise ValueError(f"isotropic: expected 3 channels, sRGB, got {channels}, for which gaussian is isotropic")
+        super().__init__(pairs, channels)
 
 
 class NoiseLevelFunction(_PixelGaussian):
@@ -78,5 +99,5 @@ class NoiseLevelFunction(_PixelGaussian):
         channels: 4 for packed raw, 3 for sRGB, 1 for mono.
     """
 
-    def __init__(self, pairs: Iterable[tuple[str, float]], channels: int = 4) -> None:
-        super().__init__(pairs, channels, slope=True)
+    name = "nlf"
+    slope = True

@@ -2,7 +2,8 @@
 
 *Trained here* they are ordinary flows for latent noise, maximising the probability of the stored codes like every other
 flow of this package. Their couplings have no batch norm: with it, the likelihood of a patch depends on the rest of its
-batch, and running averages of the last few scenes bias what is sampled.
+batch, and running averages of the last few scenes bias what is sampled. `noise_flow_paper(norm=True)` has it, for
+training as published; `fold_norm` takes it out of a trained flow.
 
 *Released* ones (`released=True`, filled by `noiseflow import`) are densities of recorded noise, noisy − clean after
 rounding and clipping, spread evenly over each code. They take images as the package does and convert inside:
@@ -132,24 +133,13 @@ class _ReleasedRaw(ReleasedFlow):
         self.packing = "clockwise, transposed"
 
     def enter(self, image: Tensor, shot: Shot) -> Tensor:
-        return to_clockwise_transposed(image, self._patterns(shot))
+        return to_clockwise_transposed(image, shot.patterns)
 
     def leave(self, image: Tensor, shot: Shot) -> Tensor:
-        return from_clockwise_transposed(image, self._patterns(shot))
+        return from_clockwise_transposed(image, shot.patterns)
 
     def clean(self, shot: Shot) -> Tensor:
         return shot.clean.clamp(0, 1)
-
-    def _patterns(self, shot: Shot) -> list[str]:
-        """The colour filter pattern of every row."""
-        patterns = [shot.cfa] * len(shot) if shot.cfa is None or isinstance(shot.cfa, str) else list(shot.cfa)
-        known = [pattern for pattern in patterns if pattern is not None]
-        if len(known) < len(patterns):
-            raise ValueError(
-                "cfa: expected the colour filter pattern of every row, got None; the released raw flow needs to know "
-                "where in the mosaic each channel lies"
-            )
-        return known
 
 
 class _ReleasedSrgb(ReleasedFlow):
@@ -174,6 +164,7 @@ def noise_flow_paper(
     hidden: int = 4,
     condition: str = "raw",
     released: bool = False,
+    norm: bool = False,
 ) -> FittedModel:
     """Noise Flow as published: signal-dependent scale over cameras and ISOs, one gain, couplings that see a border.
 
@@ -183,6 +174,7 @@ def noise_flow_paper(
         hidden: channels of the couplings' hidden layers.
         condition: what tells how bright a pixel is: "raw", the clean image, or "srgb", a clean picture of it.
         released: hold released weights, for recorded noise (see the module).
+        norm: batch norm in the couplings' networks, as published (see `BorderCoupling`).
 
     Source: Abdelhamed, Brubaker and Brown 2019; with the layers of Maleky, Kousha, Brown and Brubaker 2022.
     """
@@ -194,7 +186,7 @@ def noise_flow_paper(
         elif name == "gain":
             stack.append(GlobalGain())
         else:
-            stack += [Conv1x1LU(channels), BorderCoupling(channels, hidden)]
+            stack += [Conv1x1LU(channels), BorderCoupling(channels, hidden, norm=norm)]
     model: FittedModel
     if released:
         if channels != 4 or condition != "raw":
@@ -206,9 +198,24 @@ def noise_flow_paper(
         shared = channels if channels == 3 else 1
         intensity = _intensity(conditions, channels, condition)
         model = Flow(Chain(stack), NoiseLevel(conditions, shared), channels, intensity)
-    arguments = _arguments(conditions, channels, hidden=hidden, condition=condition, released=released)
+    arguments = _arguments(conditions, channels, hidden=hidden, condition=condition, released=released, norm=norm)
     model.architecture = ("noise_flow_paper", arguments)
     return model
+
+
+def fold_norm(model: FittedModel) -> FittedModel:
+    """A copy of a flow whose couplings have absorbed their batch norms: the same in inference, and in training mode.
+
+    Args:
+        model: what `noise_flow_paper` built.
+    """
+    folded = copy.deepcopy(model)
+    for layer in folded.modules():
+        if isinstance(layer, BorderCoupling):
+            layer.fold()
+    name, arguments = model.architecture
+    folded.architecture = (name, arguments | {"norm": False})
+    return folded.eval()
 
 
 def srgb_flow(

@@ -22,10 +22,11 @@ from noiseflow.datasets.mean_truth import with_signal
 from noiseflow.errors import UserError
 from noiseflow.files import save, write_atomically
 from noiseflow.folders import claim
-from noiseflow.models import ARCHITECTURES, BASELINES, FittedModel, Flow, Gaussian, NoiseLevelFunction
+from noiseflow.models import ARCHITECTURES, BASELINES, FittedModel, Flow, Gaussian, Isotropic, NoiseLevelFunction
 from noiseflow.options import DataOptions, FitOptions, as_dict, listed
 from noiseflow.progress import SILENT, Progress
 from noiseflow.shot import Shot
+from noiseflow.training.full_covariance import fit_full_covariance
 from noiseflow.training.intensity import fit_intensity
 from noiseflow.training.noise_level import fit_noise_level
 from noiseflow.training.physics import fit_physics
@@ -188,7 +189,7 @@ def calibration_patches(frames: Sequence[FramePair], seed: int) -> tuple[Tensor,
 
 
 def fit_baseline(name: str, noisy: Tensor, shot: Shot) -> FittedModel:
-    """Fit `gaussian`, `nlf` or `physics` to patches.
+    """Fit a baseline to patches.
 
     Args:
         name: the baseline.
@@ -197,13 +198,15 @@ def fit_baseline(name: str, noisy: Tensor, shot: Shot) -> FittedModel:
 
     Raises:
         UserError: `physics` was asked for with pictures.
+        ValueError: `isotropic` or `full` was asked for without.
     """
     if name == "physics":
         return fit_physics(noisy, shot)
-    level = fit_noise_level(noisy, shot, slope=name == "nlf")
-    kind = NoiseLevelFunction if name == "nlf" else Gaussian
-    model = kind(level.conditions.pairs, noisy.shape[1])
-    model.level.copy_from(level)
+    if name == "full":
+        return fit_full_covariance(noisy, shot)
+    kind = {"gaussian": Gaussian, "isotropic": Isotropic, "nlf": NoiseLevelFunction}[name]
+    model = kind(zip(shot.camera_names, shot.iso.tolist(), strict=True), noisy.shape[1])
+    model.level.copy_from(fit_noise_level(noisy, shot, slope=kind.slope, shared=kind.shared))
     return model.eval()
 
 

@@ -25,6 +25,7 @@ def fit_noise_level(
     shot: Shot,
     *,
     slope: bool = True,
+    shared: bool = False,
     intensity: Float[Tensor, "b c h w"] | None = None,
     iterations: int = 60,
 ) -> NoiseLevel:
@@ -37,6 +38,7 @@ def fit_noise_level(
         noisy: `(B, C, H, W)`, stored values, linear units; 50,000 values per camera and ISO are plenty.
         shot: clean images and conditions; its (camera, ISO) pairs become the table's.
         slope: False fits homoscedastic noise, a = 0.
+        shared: whether the channels of sRGB share their values and their offset, too.
         intensity: `(B, C, H, W)`, what the variance is a function of; default the clean signal. Models that do not see
             clean raw give their estimate of it. The noise itself is noisy − clean all the same.
         iterations: limit on the quasi-Newton iterations.
@@ -49,7 +51,7 @@ def fit_noise_level(
     """
     channels = noisy.shape[1]
     conditions = Conditions(zip(shot.camera_names, shot.iso.tolist(), strict=True))
-    level = NoiseLevel(conditions, channels if channels == 3 else 1, slope=slope)
+    level = NoiseLevel(conditions, 3 if channels == 3 and not shared else 1, slope=slope)
     intensity = shot.clean if intensity is None else intensity.detach().to(shot.clean.dtype)
     _start_from_moments(level, noisy, shot, intensity)
     level = level.double()

@@ -1,9 +1,11 @@
 """The layers of the published noise flows, with their published parametrisation.
 
 They differ from this package's own layers in what they share: parameters belong to a camera or to an ISO where ours
-belong to a pair, and the couplings' networks see a border. Batch norm is not among them: in inference it is an affine
-map that the convolution before it absorbs exactly, and in training it would make the likelihood of a patch depend on
-the rest of its batch.
+belong to a pair, and the couplings' networks see a border.
+
+The published couplings have batch norm. Here they have it only where it is asked for, to go on with published training:
+in inference it is an affine map that the convolution before it absorbs exactly (`BorderCoupling.fold`), and in training
+it makes the likelihood of a patch depend on the rest of its batch.
 """
 
 from __future__ import annotations
@@ -188,16 +190,30 @@ class BorderCoupling(Transform):
     the layer is given, so a tile of an image has one of its own. E is 1, or one number per (camera, ISO) pair, into
     which a network over camera and ISO folds. Starts as the identity.
 
+    With batch norm, between the first two convolutions and their ReLUs, the layer keeps the promises of a `Transform`
+    in inference only. In training mode what the network says of a row depends on the other rows, and each call moves
+    the running averages. The kept half decides it all, so the map of a whole batch stays a bijection whose
+    log-determinant is the sum of the rows'.
+
     Args:
         channels: channels of x, at least 2; the first half (rounded down) drives the rest.
         hidden: channels of the hidden layers.
         clean: channels of the clean image that the network sees beside x_a; 0 for none.
         conditions: the known pairs, where E is one number per pair.
+        norm: with batch norm.
 
     Source: Abdelhamed, Brubaker and Brown 2019, section 4.3; Kousha, Maleky, Brown and Brubaker 2022.
     """
 
-    def __init__(self, channels: int, hidden: int = 4, *, clean: int = 0, conditions: Conditions | None = None) -> None:
+    def __init__(
+        self,
+        channels: int,
+        hidden: int = 4,
+        *,
+        clean: int = 0,
+        conditions: Conditions | None = None,
+        norm: bool = False,
+    ) -> None:
         super().__init__()
         if channels < 2:
             raise ValueError(f"coupling: expected at least 2 channels, got {channels}")
@@ -211,10 +227,24 @@ class BorderCoupling(Transform):
         nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
         self.scale = nn.Parameter(torch.tensor(1.0))
         self.strength = None if conditions is None else nn.Parameter(torch.ones(len(conditions.rows), 1))
+        self.first_norm: nn.BatchNorm2d | None = nn.BatchNorm2d(hidden) if norm else None
+        self.middle_norm: nn.BatchNorm2d | None = nn.BatchNorm2d(hidden) if norm else None
+
+    def fold(self) -> None:
+        """Let the convolutions absorb the batch norms, as they are in inference; without any, do nothing."""
+        for convolution, norm in ((self.first, self.first_norm), (self.middle, self.middle_norm)):
+            if norm is not None:
+                scale, shift = inference_affine(norm)
+                with torch.no_grad():
+                    convolution.weight.mul_(scale[:, None, None, None])
+                    assert convolution.bias is not None
+                    convolution.bias.mul_(scale).add_(shift)
+        self.first_norm = self.middle_norm = None
 
     def _shift_and_log_scale(self, kept: Tensor, shot: Shot) -> tuple[Tensor, Tensor]:
         seen = torch.cat((kept, shot.clean.to(kept.dtype)), dim=1) if self.clean else kept
-        h = nn.functional.relu(self.middle(nn.functional.relu(self.first(seen))))
+        h = nn.functional.relu(_normed(self.first(seen), self.first_norm))
+        h = nn.functional.relu(_normed(self.middle(h), self.middle_norm))
         h = nn.functional.pad(h, (1, 1, 1, 1))
         ring = nn.functional.pad(h.new_zeros(1, 1, *kept.shape[-2:]), (1, 1, 1, 1), value=1.0)
         shift, raw = self.last(torch.cat((h, ring.expand(len(h), -1, -1, -1)), dim=1)).chunk(2, dim=1)
@@ -237,4 +267,17 @@ class BorderCoupling(Transform):
 
     def __repr__(self) -> str:
         per_pair = "" if self.conditions is None else f", strength of {self.conditions}"
-        return f"BorderCoupling(kept={self.kept}, clean={self.clean}, hidden={self.first.out_channels}{per_pair})"
+        norm = "" if self.first_norm is None else ", batch norm"
+        return f"BorderCoupling(kept={self.kept}, clean={self.clean}, hidden={self.first.out_channels}{per_pair}{norm})"
+
+
+def inference_affine(norm: nn.BatchNorm2d) -> tuple[Float[Tensor, "c"], Float[Tensor, "c"]]:
+    """Scale and shift per channel that a batch norm is in inference."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    scale = norm.weight.detach() * (norm.running_var + norm.eps).rsqrt()
+    return scale, norm.bias.detach() - norm.running_mean * scale
+
+
+def _normed(h: Tensor, norm: nn.BatchNorm2d | None) -> Tensor:
+    normed: Tensor = h if norm is None else norm(h)
+    return normed

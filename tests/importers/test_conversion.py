@@ -6,7 +6,10 @@ import torch
 from checkpoints import NOISE_FLOW_STEPS, SRGB_STEPS, TF_STEPS, dncnn, raw_flow, srgb_flow, tensorflow_flow, unet
 from torch.nn import functional
 
+from noiseflow.errors import UserError
+from noiseflow.files import load, save
 from noiseflow.importers import import_checkpoint
+from noiseflow.models.published import fold_norm
 from noiseflow.shot import Shot
 
 CAMERAS, ISOS = ["IP", "GP", "S6", "N6", "G4"], [100, 400, 800, 1600, 3200]
@@ -97,6 +100,26 @@ def test_the_raw_flow_is_what_its_checkpoint_says(tmp_path):
         log_det = log_det + change
     with torch.no_grad():
         assert_same(model.transform(x, shot), z, log_det)
+
+
+def test_batch_norms_can_be_kept(tmp_path):
+    """Kept, saved, loaded and folded later, they are what folding at once gives; other checkpoints have none."""
+    torch.save(raw_flow(), tmp_path / "raw.pth")
+    at_once = import_checkpoint(tmp_path / "raw.pth").model
+    save(import_checkpoint(tmp_path / "raw.pth", norm=True).model, tmp_path / "kept.safetensors")
+    kept = load(tmp_path / "kept.safetensors")
+    save(fold_norm(kept), tmp_path / "folded.safetensors")
+    folded = load(tmp_path / "folded.safetensors")
+    assert kept.parameter_count() == at_once.parameter_count() + 8 * 16  # weight and bias of two norms of 4 channels
+    shot = Shot.of(torch.rand(4, 4, 6, 5).double(), camera=CAMERAS[:4], iso=100, cfa="RGGB")
+    noise = 0.05 * torch.randn(4, 4, 6, 5).double()
+    with torch.no_grad():
+        for model in (kept, folded):
+            assert torch.allclose(model.log_prob(noise, shot), at_once.log_prob(noise, shot), rtol=1e-11)
+        assert not torch.allclose(kept.train().log_prob(noise, shot), at_once.log_prob(noise, shot), rtol=1e-4)
+    torch.save(srgb_flow(), tmp_path / "srgb.pth")
+    with pytest.raises(UserError, match="expected the checkpoint of a raw Noise2NoiseFlow"):
+        import_checkpoint(tmp_path / "srgb.pth", norm=True)
 
 
 def test_the_srgb_flow_is_what_its_checkpoint_says(tmp_path):

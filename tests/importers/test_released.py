@@ -12,8 +12,9 @@ from noiseflow.cli import main
 from noiseflow.importers import import_checkpoint
 from noiseflow.models import quantise
 from noiseflow.randomness import SAMPLE, normal
-from noiseflow.raw.cfa import pack
+from noiseflow.raw.cfa import from_clockwise_transposed, pack
 from noiseflow.shot import Shot
+from noiseflow.training.noise2noise import PUBLISHED_WEIGHT, joint_loss
 
 CLOCKWISE = ((0, 0), (0, 1), (1, 1), (1, 0))
 PATTERNS = {"IP": "RGGB", "GP": "BGGR", "S6": "GRBG", "N6": "GBRG"}
@@ -196,18 +197,42 @@ def test_plain_denoisers_denoise(released, name):
     assert error < 0.2 * 0.02**2
 
 
-def test_flow_and_denoiser_together_give_the_joint_loss(released, expected):
-    """Noise2NoiseFlow's loss in inference: each frame's noise scored given what is found in the other."""
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_flow_and_denoiser_together_give_the_joint_loss(mode, released, expected):
+    """Noise2NoiseFlow's loss in inference, and in training with the batch's statistics in all its batch norms."""
     fixture = expected("noise2noiseflow_joint_loss.npz")
-    model, denoiser = import_checkpoint(released("noise2noiseflow_raw.pth"))
-    first, second = (torch.from_numpy(fixture[name]) for name in ("noisy1", "noisy2"))
-    nll, squares = [], []
+    flow, denoiser = import_checkpoint(released("noise2noiseflow_raw.pth"), norm=True)
+    assert PUBLISHED_WEIGHT == 2**18
+    patterns = [PATTERNS["S6"]] * len(fixture["noisy1"])
+    first, second = (
+        from_clockwise_transposed(torch.from_numpy(fixture[name]), patterns) for name in ("noisy1", "noisy2")
+    )
+    shot = Shot.of(first, camera="S6", iso=int(fixture["iso"]), cfa=PATTERNS["S6"])
     with torch.no_grad():
-        for noisy, other in ((first, second), (second, first)):
-            found = denoiser(other)
-            squares.append(float((found - noisy).double().square().mean()))
-            shot = Shot.of(found.clamp(0, 1).double(), camera="S6", iso=int(fixture["iso"]))
-            z, log_det = model.transform(noisy.double() - shot.clean, shot)
-            nll.append(-float((log_det + gaussian(z)).mean()) / z[0].numel())
-    loss = sum(nll) / 2 + 2**18 * sum(squares) / 2
-    assert [loss, sum(nll) / 2, sum(squares) / 2] == pytest.approx(fixture["eval"].tolist(), rel=1e-6)
+        loss = joint_loss(flow.train(mode == "train"), denoiser.train(mode == "train"), first, second, shot)
+    assert [float(part) for part in loss] == pytest.approx(fixture[mode].tolist(), rel=1e-6)
+
+
+def test_evaluating_a_folder_of_mosaics_gives_the_released_likelihoods(released, expected, tmp_path):
+    """`noiseflow import` and `noiseflow evaluate` on the fixture's noise in sensor mosaics, one file a patch."""
+    inputs, model_file = expected("noise2noiseflow_raw.npz"), tmp_path / "flow.safetensors"
+    assert main(["import", str(released("noise2noiseflow_raw.pth")), "--out", str(model_file)]) == 0
+    lines = ["noisy,clean,camera,iso,cfa"]
+    for group, (camera, iso) in enumerate(zip(inputs["cam_name"].tolist(), inputs["iso"].tolist(), strict=True)):
+        clean = mosaics(inputs["clean"][group].astype(np.float64))
+        noisy = clean + mosaics(inputs["noise"][group].astype(np.float64))
+        for patch in range(len(clean)):
+            files = [f"{kind}_{group}_{patch}.npy" for kind in ("noisy", "clean")]
+            for file, mosaic in zip(files, (noisy[patch], clean[patch]), strict=True):
+                np.save(tmp_path / file, mosaic)
+            lines.append(",".join((*files, camera, str(iso), PATTERNS[camera])))
+    (tmp_path / "pairs.csv").write_text("\n".join(lines) + "\n")
+    command = ["evaluate", str(model_file), "--data", str(tmp_path), "--split", "all", "--no-samples"]
+    assert main([*command, "--device", "cpu", "--out", str(tmp_path / "scores")]) == 0
+    (model,) = json.loads((tmp_path / "scores" / "results.json").read_text())["models"]
+    # The mean over pixels is that over patches. Pairs are float32: 6e-8 of values that are not small beside the noise.
+    assert model["nll"]["value"] == pytest.approx(-inputs["loglik64"].mean() / 4096, rel=1e-5)
+    assert len(model["by_shot"]) == 8
+    for shot in model["by_shot"]:
+        group = int(np.flatnonzero((inputs["cam_name"] == shot["camera"]) & (inputs["iso"] == shot["iso"]))[0])
+        assert shot["nll"] == pytest.approx(-inputs["loglik64"][group].mean() / 4096, rel=1e-5)

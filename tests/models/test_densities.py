@@ -10,7 +10,9 @@ from scipy import stats
 from noiseflow.cells import cells, draw_in_cells, log_normal_interval, log_normal_mass
 from noiseflow.models import (
     Flow,
+    FullGaussian,
     Gaussian,
+    Isotropic,
     NoiseLevelFunction,
     glow,
     noise_flow,
@@ -60,18 +62,30 @@ def scrambled(flow, strength=0.05):
 
 def baseline(kind, channels):
     model = kind(PAIRS, channels)
-    level = level_of(3 if channels == 3 else 1)
+    level = level_of(model.level.channels)
     with torch.no_grad():
-        model.level.log_b.copy_(level.log_b + (3.0 if kind is Gaussian else 0.0))
+        model.level.log_b.copy_(level.log_b + (0.0 if kind is NoiseLevelFunction else 3.0))
         model.level.offset.copy_(level.offset)
         if kind is NoiseLevelFunction:
             model.level.log_a.copy_(level.log_a)
     return model
 
 
+def full():
+    model, level = FullGaussian(PAIRS), level_of(3)
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        model.log_std.copy_(0.5 * (level.log_b + 3.0))
+        model.lower.add_(0.5 * torch.randn(model.lower.shape, generator=generator))
+        model.offset.copy_(level.offset)
+    return model
+
+
 BUILD = {
     "gaussian raw": lambda: baseline(Gaussian, 4),
     "gaussian srgb": lambda: baseline(Gaussian, 3),
+    "isotropic srgb": lambda: baseline(Isotropic, 3),
+    "full srgb": full,
     "nlf raw": lambda: baseline(NoiseLevelFunction, 4),
     "nlf srgb": lambda: baseline(NoiseLevelFunction, 3),
     "nlf mono": lambda: baseline(NoiseLevelFunction, 1),
@@ -84,6 +98,7 @@ BUILD = {
     "glow mono": lambda: scrambled(glow(PAIRS, 1, steps=2, hidden=8), 0.03),
 }
 FLOWS = [name for name in BUILD if "flow" in name or "glow" in name]
+PIXELWISE = [name for name in BUILD if name not in FLOWS and name != "full srgb"]
 
 
 @pytest.mark.parametrize("kind", [Gaussian, NoiseLevelFunction, noise_flow], ids=["gaussian", "nlf", "noise_flow"])
@@ -112,7 +127,7 @@ def test_importance_weights_average_one(name):
     with torch.no_grad():
         near = model.sample(shot, seed=torch.arange(2000).repeat(2)[:n])
         centre, spread = near.mean(dim=0), 1.35 * near.std(dim=0)
-        if isinstance(model, Flow):  # follow its correlations: a full-covariance Gaussian
+        if isinstance(model, (Flow, FullGaussian)):  # follow its correlations: a full-covariance Gaussian
             flat = near.reshape(n, -1)
             covariance = torch.cov(flat.T) * 1.35**2
             q = torch.distributions.MultivariateNormal(flat.mean(dim=0), covariance)
@@ -140,7 +155,7 @@ def test_samples_map_back_to_standard_normals(name):
     assert abs(float(z.var()) - 1) < 4 * math.sqrt(2 / z.numel())
 
 
-@pytest.mark.parametrize("name", [n for n in BUILD if n not in FLOWS])
+@pytest.mark.parametrize("name", PIXELWISE)
 def test_baseline_samples_have_the_models_moments(name):
     model = BUILD[name]()
     shot = shot_for(3, model.channels, 120, 120)
@@ -151,7 +166,7 @@ def test_baseline_samples_have_the_models_moments(name):
     assert stats.kstest(z, "norm").pvalue > 1e-3
 
 
-@pytest.mark.parametrize("name", [n for n in BUILD if n not in FLOWS])
+@pytest.mark.parametrize("name", PIXELWISE)
 @pytest.mark.parametrize("clean", [-0.05, 0.0, 0.003, 0.4, 1.0, 1.1])
 def test_masses_of_all_codes_sum_to_one(name, clean):
     model = BUILD[name]()

@@ -42,6 +42,16 @@ def glow_step(channels):
     return [ActNorm(channels), Conv1x1LU(channels, rotation_seed()), AffineCoupling(channels, 6)]
 
 
+def inferring():
+    """A coupling with batch norm in inference, its running averages away from their start."""
+    layer = BorderCoupling(4, 6, norm=True).eval()
+    generator = torch.Generator().manual_seed(13)
+    for name, average in layer.named_buffers():
+        if "running" in name:
+            average.add_(torch.rand(average.shape, generator=generator))
+    return layer
+
+
 TABLE = {
     # name: (build, channels, height and width must divide by)
     "actnorm": (lambda: ActNorm(4), 4, 1),
@@ -71,6 +81,7 @@ TABLE = {
     "global gain": (GlobalGain, 4, 1),
     "conditional affine": (lambda: ConditionalAffine(Conditions(PAIRS), 3), 3, 1),
     "border coupling": (lambda: BorderCoupling(4, 6), 4, 1),
+    "border coupling, batch norm": (inferring, 4, 1),
     "border coupling, odd channels, clean, strength": (
         lambda: BorderCoupling(3, 6, clean=3, conditions=Conditions(PAIRS)),
         3,
@@ -393,6 +404,32 @@ def test_a_border_coupling_sees_where_the_border_is():
     assert torch.allclose(inner, inner[:, :1, :1].expand_as(inner), rtol=1e-12)
     for edge in (shift[:, 0, 4], shift[:, -1, 4], shift[:, 4, 0], shift[:, 4, -1]):
         assert not torch.allclose(edge, shift[:, 4, 4], rtol=1e-3)
+
+
+def test_a_folded_coupling_is_the_same_in_inference():
+    layer, shot = scrambled(inferring), shot_for(3, 4, 5, 4)
+    x, folded = noise_for(shot), copy.deepcopy(layer)
+    folded.fold()
+    for found, expected in zip(folded.train()(x, shot), layer(x, shot), strict=True):
+        assert torch.allclose(found, expected, rtol=1e-12, atol=1e-12)
+    assert not any("norm" in name for name in folded.state_dict())
+
+
+def test_batch_norm_in_training_couples_the_rows_and_stays_a_bijection():
+    """Normalised over the batch, the whole batch's Jacobian has the rows' log-determinants, summed; it inverts."""
+    layer, shot = scrambled(inferring).train(), shot_for(2, 4, 3, 2)
+    x = noise_for(shot)
+    z, log_det = layer(x, shot)
+    h = layer.first(x[:, :2])
+    averages = layer.first_norm.running_mean.clone()
+    z_again, _ = layer(x, shot)
+    # One more step of a tenth towards this batch's mean, whatever the layer computed.
+    assert torch.allclose(layer.first_norm.running_mean, 0.9 * averages + 0.1 * h.mean(dim=(0, 2, 3)), rtol=1e-12)
+    assert torch.equal(z_again, z)
+    assert (layer.inverse(z, shot)[0] - x).norm() <= 1e-9 * x.norm()
+    assert not torch.allclose(layer(x[:1], shot.rows(0))[0], z[:1], rtol=1e-3)
+    jacobian = torch.autograd.functional.jacobian(lambda v: layer(v.reshape(x.shape), shot)[0].reshape(-1), x.ravel())
+    assert float(torch.linalg.slogdet(jacobian).logabsdet) == pytest.approx(float(log_det.sum().detach()), rel=1e-9)
 
 
 def test_crossed_conditions_combine_known_parts_only_where_that_is_allowed():
