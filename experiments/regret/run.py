@@ -163,8 +163,8 @@ def table(found: dict[str, list[dict]], options: argparse.Namespace) -> tuple[st
         "",
         f"Written by `python experiments/regret/run.py{' --quick' if options.quick else ''}`: {options.scenes} "
         f"simulated scenes a sensor, {seeds} seed{'s' if seeds > 1 else ''} (data and training alike), flows trained "
-        f"for {options.steps} steps, noise_flow with {options.hidden} hidden channels. Scored on the test split. Regret "
-        "is mass minus the true sensor's, nats per value, averaged over pixels; flows' mass is a bound, its looseness "
+        f"for {options.steps} steps, noise_flow with {options.hidden} hidden channels. Scored on the test split. "
+        "Regret is mass minus the true sensor's, nats per value, averaged over pixels; flows' mass is a bound, its looseness "
         "beside it and part of the regret. ± is the half width of the 95 % t interval over seeds. *Old way*: −log of "
         "the continuous density of noise with uniform dequantisation, in the unit of mass, minus the true sensor's "
         "mass; – where the model has no density.",
