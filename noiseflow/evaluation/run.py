@@ -103,7 +103,7 @@ def evaluate(
     truth = SensorTruth.from_dict(dataset.sensor) if dataset.sensor and dataset.truth == "exact" else None
     if dataset.domain != "raw":
         truth = None  # the virtual sensors describe raw codes, not what is rendered from them
-    side = TILE if truth is None else min(TILE, getattr(truth, "largest_patch", TILE))
+    side = min(TILE, TILE if truth is None else truth.largest_patch or TILE)
     work = _Work([Tally(entry) for entry in entries], IntensityCurve(), {})
     for tally in work.tallies:
         if truth is None:
