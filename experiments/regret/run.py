@@ -2,8 +2,8 @@
 
 Five virtual sensors photograph procedural scenes, three times over with other seeds. On each, `gaussian`, `nlf`,
 `physics` and `noise_flow` are fitted to the training scenes, and their regret is measured on scenes that no model saw:
-mass minus the true sensor's, in nats per value, which is the Kullback–Leibler divergence. Beside it stands the old way of
-scoring: the continuous density of dequantised noise. Run
+mass minus the true sensor's, in nats per value, which is the Kullback–Leibler divergence. Beside it stands the old way
+of scoring: the continuous density of dequantised noise. Run
 
     python experiments/regret/run.py
 
@@ -156,10 +156,10 @@ def table(found: dict[str, list[dict]], options: argparse.Namespace) -> tuple[st
         "# Regret against sensors whose truth is known",
         "",
         f"Written by `python experiments/regret/run.py{' --quick' if options.quick else ''}`: {seeds} "
-        f"seed{'s' if seeds > 1 else ''} (of data and training alike), noise_flow with {options.hidden} hidden channels. "
-        f"Scored on {IMAGES} images of the test split. Regret is mass minus the true sensor's, nats per value, averaged "
-        "over pixels; flows' mass is a bound, its looseness beside it and part of the regret. ± is the half width of "
-        "the 95 % t interval over seeds. *Old way*: −log of the continuous density of noise with uniform "
+        f"seed{'s' if seeds > 1 else ''} (of data and training alike), noise_flow with {options.hidden} hidden "
+        f"channels. Scored on {IMAGES} images of the test split. Regret is mass minus the true sensor's, nats per value, "
+        "averaged over pixels; flows' mass is a bound, its looseness beside it and part of the regret. ± is the half "
+        "width of the 95 % t interval over seeds. *Old way*: −log of the continuous density of noise with uniform "
         "dequantisation, in the unit of mass, minus the true sensor's "
         "mass; – where the model has no density.",
         "",
