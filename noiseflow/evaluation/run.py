@@ -116,7 +116,7 @@ def evaluate(
             tally.reason |= {"mass": _RECORDED, "regret": _RECORDED}
         if isinstance(tally.entry.model, torch.nn.Module):
             # Few channels: convolutions are several times as fast with the channels of a pixel side by side.
-            tally.entry.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            tally.entry.model.to(device, memory_format=torch.channels_last)
     mine = crew.share(len(frames))
     chosen = for_pictures(frames) if samples else set()
     progress.start("scoring", len(mine))
