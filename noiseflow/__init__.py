@@ -31,13 +31,14 @@ if TYPE_CHECKING:
         srgb_flow,
         synthesize,
     )
-    from noiseflow.sensors import PHONES, SENSORS, SensorTruth, VirtualSensor
+    from noiseflow.sensors import PHONES, SENSORS, CorrelatedSensor, SensorTruth, VirtualSensor
     from noiseflow.shot import Shot
 
 __version__ = "0.1.0"
 
 _HOME = {
     "Conditions": "conditions",
+    "CorrelatedSensor": "sensors",
     "FittedModel": "models",
     "Flow": "models",
     "FullGaussian": "models",
@@ -71,6 +72,7 @@ __all__ = [
     "PHONES",
     "SENSORS",
     "Conditions",
+    "CorrelatedSensor",
     "FittedModel",
     "Flow",
     "FullGaussian",

@@ -23,8 +23,8 @@ class SimulateOptions:
 
     cameras: str | None = _option("virtual phones, comma-separated: IP, GP, S6, N6, G4; default all", None)
     sensor: str | None = _option(
-        "virtual sensors, comma-separated: a phone, night, heavy, rows, or a JSON file that describes one; "
-        "alone, without the phones that --cameras has not named",
+        "virtual sensors, comma-separated: a phone, night, heavy, rows, correlated, or a JSON file that describes "
+        "one; alone, without the phones that --cameras has not named",
         None,
     )
     isos: str | None = _option("ISOs, comma-separated; default all that each sensor's table has", None)

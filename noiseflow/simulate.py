@@ -27,7 +27,7 @@ from noiseflow.progress import SILENT, Progress
 from noiseflow.raw.matfile import write_frame, write_metadata
 from noiseflow.raw.render import render
 from noiseflow.scenes import RAW_BALANCE, mosaic, scene
-from noiseflow.sensors import PHONES, SENSORS, VirtualSensor
+from noiseflow.sensors import PHONES, SENSORS, Sensor, VirtualSensor, sensor_from_dict
 
 TRUTH_FRAMES = 150
 """Frames that a ground truth of kind "mean" averages, as many as SIDD's."""
@@ -40,6 +40,7 @@ SMALLEST_SIDE = 16
 
 Image = npt.NDArray[np.float32]
 
+_NO_LEVELS = (0, 1023)  # for the metadata of continuous frames: `sensor.json` tells the reader that they have no codes
 _NOISY, _TRUTH = 0, 1  # what frames are drawn for
 _PARTIAL = ".partial"
 _log = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ class _Instance:
 
     number: int
     scene: int
-    sensor: VirtualSensor
+    sensor: Sensor
     iso: int
 
     @property
@@ -64,7 +65,7 @@ def simulate(
     out: str | Path,
     *,
     cameras: Sequence[str] | None = None,
-    sensors: Sequence[str | VirtualSensor] = (),
+    sensors: Sequence[str | Sensor] = (),
     isos: Sequence[int] | None = None,
     scenes: int = 10,
     size: tuple[int, int] = (512, 512),
@@ -116,7 +117,8 @@ def simulate(
             if instance.scene != taken:
                 picture, taken = scene(_scene_seed(seed, instance.scene), *size), instance.scene
             clean = mosaic(picture, instance.sensor.cfa)
-            clean = (clean * instance.sensor.sensitivity(*size)).astype(np.float32)
+            if isinstance(instance.sensor, VirtualSensor):
+                clean = (clean * instance.sensor.sensitivity(*size)).astype(np.float32)
             _write_instance(partial, instance, clean, frames=frames, srgb=srgb, truth=truth, seed=seed)
             progress.update()
         (root / SENSOR_FILE).unlink(missing_ok=True)
@@ -152,22 +154,22 @@ def _check(scenes: int, size: tuple[int, int], frames: int, truth: str, seed: in
         raise UserError(f"seed: expected an integer >= 0, got {seed}")
 
 
-def _sensors(cameras: Sequence[str] | None, further: Sequence[str | VirtualSensor]) -> list[VirtualSensor]:
+def _sensors(cameras: Sequence[str] | None, further: Sequence[str | Sensor]) -> list[Sensor]:
     """The phones, all of them unless something was chosen, and the further sensors."""
     names = list(cameras if cameras is not None else () if further else PHONES)
     unknown = [name for name in names if name not in PHONES]
     if unknown or not (names or further):
         raise UserError(f"cameras: expected some of {', '.join(PHONES)}, got {', '.join(unknown) or 'none'}")
-    chosen = [PHONES[name] for name in names]
-    chosen += [sensor if isinstance(sensor, VirtualSensor) else _named(sensor) for sensor in further]
-    by_name: dict[str, VirtualSensor] = {}
+    chosen: list[Sensor] = [PHONES[name] for name in names]
+    chosen += [_named(sensor) if isinstance(sensor, str) else sensor for sensor in further]
+    by_name: dict[str, Sensor] = {}
     for sensor in chosen:
         if by_name.setdefault(sensor.name, sensor) != sensor:
             raise UserError(f"sensors: expected one sensor of each name, got two different ones called {sensor.name!r}")
     return list(by_name.values())
 
 
-def _named(name: str) -> VirtualSensor:
+def _named(name: str) -> Sensor:
     """One of `SENSORS`, or what a JSON file describes."""
     if name in SENSORS:
         return SENSORS[name]
@@ -181,14 +183,14 @@ def _named(name: str) -> VirtualSensor:
     if not isinstance(description, dict):
         raise UserError(f"{path}: expected a JSON object that describes a sensor, got {type(description).__name__}")
     try:
-        return VirtualSensor.from_dict(description)
+        return sensor_from_dict(description)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 
 
-def _plan(sensors: list[VirtualSensor], isos: Sequence[int] | None, scenes: int) -> Iterator[_Instance]:
+def _plan(sensors: list[Sensor], isos: Sequence[int] | None, scenes: int) -> Iterator[_Instance]:
     """Every scene by every camera at every ISO that it has, numbered from 1."""
-    speeds: list[tuple[VirtualSensor, int]] = []
+    speeds: list[tuple[Sensor, int]] = []
     for sensor in sensors:
         for iso in sensor.isos if isos is None else dict.fromkeys(isos):
             if sensor.supports(iso):
@@ -234,30 +236,31 @@ def _write_instance(
         half = "SRGB" if suffix == "PNG" else "RAW"
         return folder / f"{instance.number:04d}_{kind}_{half}_{FIRST_FRAME + frame:03d}.{suffix}"
 
-    def record(purpose: int, frame: int) -> npt.NDArray[np.int64]:
+    def record(purpose: int, frame: int) -> npt.NDArray[np.float64]:
         key = [seed, instance.scene, zlib.crc32(sensor.name.encode()), iso, purpose, frame]
-        return sensor.sample_codes(clean, iso, np.random.default_rng(key))
+        return sensor.record(clean.astype(np.float64), iso, np.random.default_rng(key))
 
     ground = clean
     if truth == "mean":
-        total = np.zeros(clean.shape, np.int64)
+        total = np.zeros(clean.shape)
         for frame in range(TRUTH_FRAMES):
             total += record(_TRUTH, frame)
-        ground = (total / (TRUTH_FRAMES * sensor.max_code)).astype(np.float32)
+        ground = (total / TRUTH_FRAMES).astype(np.float32)
     for frame in range(frames):
-        noisy = (record(_NOISY, frame) / sensor.max_code).astype(np.float32)
+        noisy = record(_NOISY, frame).astype(np.float32)
         write_frame(path("NOISY", frame), noisy)
         if srgb:
             _write_picture(path("NOISY", frame, "PNG"), noisy, sensor.cfa)
     write_frame(path("GT", 0), ground)
+    black, white = (sensor.black_dn, sensor.white_dn) if isinstance(sensor, VirtualSensor) else _NO_LEVELS
     write_metadata(
         path("METADATA", 0),
         camera=sensor.name,
         make="noiseflow",
         model=f"virtual {sensor.name}",
         cfa=sensor.cfa,
-        black=sensor.black_dn,
-        white=sensor.white_dn,
+        black=black,
+        white=white,
         iso=iso,
         noise_profile=sensor.noise_level(iso),
     )

@@ -1,9 +1,9 @@
 """How far noise models are from sensors whose probability of every code is known.
 
 Five virtual sensors photograph procedural scenes, three times over with other seeds. On each, `gaussian`, `nlf`,
-`physics` and `noise_flow` are fitted to the training scenes (`glow` too where noise is correlated), and their regret is
-measured on scenes that no model saw: mass minus the true sensor's, in nats per value, which is the Kullback–Leibler
-divergence. Beside it stands the old way of scoring: the continuous density of dequantised noise. Run
+`physics` and `noise_flow` are fitted to the training scenes, and their regret is measured on scenes that no model saw:
+mass minus the true sensor's, in nats per value, which is the Kullback–Leibler divergence. Beside it stands the old way
+of scoring: the continuous density of dequantised noise. Run
 
     python experiments/regret/run.py
 
@@ -31,15 +31,17 @@ from noiseflow.randomness import uniform
 
 HERE = Path(__file__).parent
 SENSORS = {
-    # name: (what it is, sensor, ISOs, size)
-    "day": ("day phone", "S6", "100,800", "384x384"),
-    "night": ("night phone, white = 25 e⁻, read noise 1.2 e⁻", "night", "3200", "384x384"),
-    "heavy": ("read noise with Tukey-lambda tails", "heavy", "1600", "384x384"),
-    "rows": ("row noise", "rows", "800", "256x256"),
-    "correlated": ("spatially correlated, continuous", "correlated", None, "256x256"),
+    # name: (what it is, sensor, ISOs, size, scenes, training steps and hidden channels of the flow)
+    "day": ("day phone", "S6", "100,800", "512x512", 30, 800, 16),
+    "night": ("night phone, white = 25 e⁻, read noise 1.2 e⁻", "night", "3200", "512x512", 50, 1500, 32),
+    "heavy": ("read noise with Tukey-lambda tails", "heavy", "1600", "512x512", 50, 800, 16),
+    "rows": ("row noise", "rows", "800", "256x256", 100, 800, 16),
+    "correlated": ("spatially correlated, continuous", "correlated", "800", "256x256", 100, 800, 16),
 }
-BASELINES = ("gaussian", "nlf", "physics")
-FLOWS = {"correlated": ("noise_flow", "glow")}
+MODELS = ("gaussian", "nlf", "physics", "noise_flow")
+IMAGES = 4
+"""Images of the test split that are scored, of as many scenes."""
+
 BOUND = 0.5
 """Regret of noise_flow over that of the fitted nlf on the night phone."""
 
@@ -51,13 +53,10 @@ def command() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("regret-work"), help="folder for data, runs and reports")
     parser.add_argument("--out", type=Path, default=HERE / "table.md")
-    parser.add_argument("--quick", action="store_true", help="one seed, 300 steps: a quarter of an hour")
+    parser.add_argument("--quick", action="store_true", help="one seed, 300 steps a flow: a quarter of an hour")
     parser.add_argument("--only", help="some of the sensors, comma-separated; writes no table")
-    parser.add_argument("--scenes", type=int, default=16)
-    parser.add_argument("--hidden", type=int, default=32, help="channels of noise_flow's hidden layers")
     options = parser.parse_args()
     options.seeds = (0,) if options.quick else (0, 1, 2)
-    options.steps = 300 if options.quick else 1500
     if options.quick:
         options.work = options.work.with_name(options.work.name + "-quick")
     chosen = list(SENSORS) if options.only is None else options.only.split(",")
@@ -73,34 +72,28 @@ def command() -> None:
     sys.exit(0 if held or options.quick else 1)
 
 
-def models_of(name: str) -> tuple[str, ...]:
-    """The models that are fitted to a sensor's noise."""
-    return (*BASELINES, *FLOWS.get(name, ("noise_flow",)))
-
-
 def prepare(name: str, seed: int, options: argparse.Namespace) -> None:
     """Simulate, fit and evaluate, as far as that is not done."""
-    _, sensor, isos, size = SENSORS[name]
+    _, sensor, isos, size, scenes, steps, hidden = SENSORS[name]
     work = options.work / name / str(seed)
     data = work / "data"
     if not (data / "sensor.json").is_file():
-        speeds = () if isos is None else ("--isos", isos)
-        noiseflow("simulate", data, "--sensor", sensor, *speeds, "--scenes", options.scenes, "--size", size,
-                  "--seed", 100 + seed, "--overwrite")  # fmt: skip
-    for model in models_of(name):
+        noiseflow("simulate", data, "--sensor", sensor, "--isos", isos, "--scenes", scenes, "--size", size, "--seed",
+                  100 + seed, "--overwrite")  # fmt: skip
+    for model in MODELS:
         run = work / model
         if (run / "config.yaml").is_file():
             noiseflow("fit", "--resume", run)
             continue
-        extra = () if model in BASELINES else ("--steps", options.steps)
-        extra += ("--hidden", options.hidden) if model == "noise_flow" else ()
+        flow = ("--steps", 300 if options.quick else steps, "--hidden", hidden)
+        extra = flow if model == "noise_flow" else ()
         noiseflow("fit", "--data", data, "--model", model, "--seed", seed, "--device", "cpu", "--out", run,
                   "--overwrite", *extra)  # fmt: skip
     if not (work / "evaluation" / "results.json").is_file():
-        noiseflow("evaluate", *(work / model for model in models_of(name)), "--data", data, "--device", "cpu",
-                  "--no-samples", "--out", work / "evaluation", "--overwrite")  # fmt: skip
+        noiseflow("evaluate", *(work / model for model in MODELS), "--data", data, "--device", "cpu",
+                  "--max-images", IMAGES, "--no-samples", "--out", work / "evaluation", "--overwrite")  # fmt: skip
     if not (work / "old_way.json").is_file():
-        scores = {model: old_way(load(work / model), data, seed) for model in models_of(name)}
+        scores = {model: old_way(load(work / model), data, seed) for model in MODELS}
         (work / "old_way.json").write_text(json.dumps(scores))
 
 
@@ -118,7 +111,7 @@ def old_way(model: FittedModel, data: Path, seed: int) -> float | None:
     None for a model without density.
     """
     total, count = 0.0, 0
-    for number, frame in enumerate(open_dataset(data).select("test").frames):
+    for number, frame in enumerate(open_dataset(data).select("test", max_images=IMAGES).frames):
         noisy, shot = collate([frame.read()])
         u = uniform(seed, tuple(noisy.shape), stream=_STREAM + number) - 0.5
         lsb = shot.lsb.double()[..., None, None]
@@ -161,20 +154,23 @@ def table(found: dict[str, list[dict]], options: argparse.Namespace) -> tuple[st
     lines = [
         "# Regret against sensors whose truth is known",
         "",
-        f"Written by `python experiments/regret/run.py{' --quick' if options.quick else ''}`: {options.scenes} "
-        f"simulated scenes a sensor, {seeds} seed{'s' if seeds > 1 else ''} (data and training alike), flows trained "
-        f"for {options.steps} steps, noise_flow with {options.hidden} hidden channels. Scored on the test split. Regret "
-        "is mass minus the true sensor's, nats per value, averaged over pixels; flows' mass is a bound, its looseness "
-        "beside it and part of the regret. ± is the half width of the 95 % t interval over seeds. *Old way*: −log of "
-        "the continuous density of noise with uniform dequantisation, in the unit of mass, minus the true sensor's "
+        f"Written by `python experiments/regret/run.py{' --quick' if options.quick else ''}`: {seeds} "
+        f"seed{'s' if seeds > 1 else ''} (of data and training alike). Scored on {IMAGES} images of the test split. Regret is mass minus the true sensor's, nats per "
+        "value, averaged over pixels; flows' mass is a bound, its looseness beside it and part of the regret. ± is the "
+        "half width of the 95 % t interval over seeds. *Old way*: −log of the continuous density of noise with uniform "
+        "dequantisation, in the unit of mass, minus the true sensor's "
         "mass; – where the model has no density.",
         "",
         "| sensor | model | regret | over nlf | looseness | old way | fit, s |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, runs in found.items():
-        about = f"{SENSORS[name][0]}; {runs[0]['images']} images of {runs[0]['scenes']} scenes, {values[name]:,} values"
-        for model in models_of(name):
+        what, _, isos, size, scenes, steps, hidden = SENSORS[name]
+        about = (
+            f"{what}: ISO {isos}, {scenes} scenes of {size}; flow: {300 if options.quick else steps} steps, {hidden} "
+            f"hidden channels; {values[name]:,} values scored"
+        )
+        for model in MODELS:
             part = [run["models"][model] for run in runs]
             regrets = [m["regret"]["value"] for m in part]
             over = np.mean(regrets) / np.mean([run["models"]["nlf"]["regret"]["value"] for run in runs])
@@ -219,7 +215,7 @@ def by_intensity(runs: list[dict], name: str) -> list[str]:
         "| model | " + " | ".join(f"{k / 10:.1f}–{(k + 1) / 10:.1f}" for k in range(10)) + " |",
         "|---" * 11 + "|",
     ]
-    for model in models_of(name):
+    for model in MODELS:
         sums = np.zeros((2, 10))
         for run in runs:
             for row in run["models"][model]["by_intensity"]:

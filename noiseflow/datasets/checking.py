@@ -216,7 +216,7 @@ def _unreadable(frame: FramePair, error: UserError, root: Path) -> Iterator[Find
 
 
 def _levels(frame: FramePair, lsb: Float[Tensor, "c"]) -> str:
-    if isinstance(frame, sidd.SiddRawFrame):
+    if isinstance(frame, sidd.SiddRawFrame) and frame.recording != "continuous":
         blacks, white = frame.levels
         return f"{'/'.join(f'{n:g}' for n in dict.fromkeys(blacks))} to {white:g}"
     return f"{1 / float(lsb.max()):g} codes" if bool((lsb > 0).all()) else "continuous"

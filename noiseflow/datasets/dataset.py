@@ -176,6 +176,9 @@ def _open_sidd(
 def of_half(root: Path, domain: str, half: sidd.Half) -> NoiseDataset:
     """The pairs of one half of a SIDD tree, whatever else it lacks."""
     sensor = _sensor(root)
+    for frame in half.frames:
+        if isinstance(frame, sidd.SiddRawFrame):
+            frame.recording = _recording(sensor, frame.camera)
     split_of, protocol = assign(half.frames, published=sensor is None)
     return NoiseDataset(
         root=root,
@@ -244,6 +247,17 @@ def _sensor(root: Path) -> dict[str, Any] | None:
     if not isinstance(content, dict) or content.get("truth") not in _TRUTHS:
         raise UserError(f"{path}: expected an object whose 'truth' is {' or '.join(_TRUTHS)}, got another")
     return content
+
+
+def _recording(sensor: Mapping[str, Any] | None, camera: str) -> sidd.Recording:
+    """What `sensor.json` says about the values of a camera's frames."""
+    sensors = (sensor or {}).get("sensors")
+    values = sensors.get(camera) if isinstance(sensors, Mapping) else None
+    if not isinstance(values, Mapping):
+        return "codes"
+    if values.get("kind") == "correlated":
+        return "continuous"
+    return "pedestal" if values.get("keep_pedestal") is True else "codes"
 
 
 def _files(frames: Sequence[FramePair], *others: Path) -> tuple[Path, ...]:

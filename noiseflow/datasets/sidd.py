@@ -12,13 +12,14 @@ import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from noiseflow.datasets.base import FramePair
+from noiseflow.datasets.base import UNCLIPPED, FramePair
 from noiseflow.datasets.decoded import decoded
 from noiseflow.errors import DefectError, UserError
 from noiseflow.raw.cfa import pack
@@ -37,6 +38,8 @@ PUBLISHED_TEST = frozenset(
     (54, 55, 57, 59, 60, 62, 63, 66, 150, 151, 152, 154, 155, 159, 160, 161, 163, 164, 165, 166, 198, 199)
 )
 """Instances of the published test list."""
+
+Recording = Literal["codes", "pedestal", "continuous"]
 
 _INSTANCE = re.compile(r"(\d+)_(\d+)_([A-Za-z0-9]+)_(\d+)_(\d+)_(\d+)_([A-Za-z0-9]+)")
 _FILE = re.compile(r"(\d+)_(NOISY|GT|METADATA)_(RAW|SRGB)_(\d+)\.(MAT|PNG)", re.IGNORECASE)
@@ -162,9 +165,15 @@ def _matching(files: dict[str, Path], number: str) -> Path | None:
 
 
 class SiddRawFrame(FramePair):
-    """A pair of the raw half: values are (code − black)/(white − black), clipped to [0, 1]."""
+    """A pair of the raw half: values are (code − black)/(white − black), clipped to [0, 1].
+
+    Attributes:
+        recording: "codes" as above; "pedestal": codes below the black level are kept, down to 0; "continuous": neither
+            rounded nor clipped. Simulated trees have the latter two, and say so in their `sensor.json`.
+    """
 
     channels = 4
+    recording: Recording = "codes"
 
     def __init__(
         self,
@@ -234,7 +243,10 @@ class SiddRawFrame(FramePair):
 
     def _declared(self) -> tuple[Float[Tensor, "c"], tuple[float, float] | None]:
         blacks, white = self.levels
-        return 1 / (white - torch.tensor(blacks, dtype=torch.float64)), None
+        lsb = 1 / (white - torch.tensor(blacks, dtype=torch.float64))
+        if self.recording == "continuous":
+            return torch.zeros_like(lsb), (-UNCLIPPED, UNCLIPPED)
+        return lsb, (-blacks[0] * float(lsb[0]), 1.0) if self.recording == "pedestal" else None
 
     def _cut(self, which: int, top: int, left: int, height: int, width: int) -> Float[Tensor, "c h w"]:
         mosaic = self._mats[which].read(2 * top, 2 * left, 2 * height, 2 * width)

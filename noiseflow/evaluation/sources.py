@@ -15,7 +15,7 @@ from torch import Tensor
 from noiseflow.datasets import FramePair, NoiseDataset
 from noiseflow.datasets.decoded import decoded
 from noiseflow.errors import UserError
-from noiseflow.models import NoiseModel
+from noiseflow.models import Flow, NoiseModel
 from noiseflow.raw.cfa import pack
 from noiseflow.raw.decode import IMAGE_SUFFIXES
 from noiseflow.shot import Shot
@@ -135,7 +135,9 @@ class Drawn(NamedTuple):
     raw: Float[Tensor, "b c h w"]
 
 
-def draw(entry: Entry, frame: FramePair, boxes: Sequence[Box], shot: Shot, seed: int | Tensor) -> Drawn:
+def draw(
+    entry: Entry, frame: FramePair, boxes: Sequence[Box], shot: Shot, seed: int | Tensor, *, quick: bool = False
+) -> Drawn:
     """Noise of tiles of one frame.
 
     Args:
@@ -144,12 +146,16 @@ def draw(entry: Entry, frame: FramePair, boxes: Sequence[Box], shot: Shot, seed:
         boxes: the tiles, one a row of the shot.
         shot: their clean images and conditions.
         seed: as in `NoiseModel.sample`; without effect on images that are already made.
+        quick: draw from flows in float32, for statistics that need many draws.
     """
     clean = shot.clean.double()
     if isinstance(entry.source, SampleFolder):
         noise = entry.source.noise(frame, boxes, clean)
         return Drawn(noise, noise)
-    raw = entry.source.sample(shot, seed=seed).double()
+    if quick and isinstance(entry.source, Flow):
+        raw = entry.source.sample(shot, seed=seed, dtype=torch.float32).double()
+    else:
+        raw = entry.source.sample(shot, seed=seed).double()
     return Drawn(_stored(clean + raw, frame).double() - clean, raw)
 
 

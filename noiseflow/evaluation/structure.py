@@ -95,7 +95,7 @@ class StructureScores:
                 self.sums.update(_cut(noise, places), _cut(std, places), _cut(shot.clean, places), row)
             return
         draws = [
-            draw(self.entry, frame, [box], shot, int(combine(seed, _FIRST_REFERENCE + k))).recorded
+            draw(self.entry, frame, [box], shot, int(combine(seed, _FIRST_REFERENCE + k)), quick=True).recorded
             for k in range(_REFERENCE_DRAWS)
         ]
         std = _reference(draws, shot)
@@ -109,7 +109,7 @@ class StructureScores:
             of_set = sets.repeat_interleave(len(places))
             keys = combine(seed, _FIRST_SET + of_set)
             part = patches.rows(rows)
-            noise = draw(self.entry, frame, [boxes[row] for row in rows.tolist()], part, keys).recorded
+            noise = draw(self.entry, frame, [boxes[row] for row in rows.tolist()], part, keys, quick=True).recorded
             self.sums.update(noise, stds[rows.to(stds.device)], part.clean, of_set.to(noise.device))
 
     def merge(self, other: StructureScores) -> None:

@@ -19,6 +19,7 @@ from noiseflow.conditions import Conditions
 from noiseflow.models.base import FittedModel, NoDensityError
 from noiseflow.models.electronics import Electronics, Grid, from_sensor_rows, to_sensor_rows
 from noiseflow.noise_level import NoiseLevel
+from noiseflow.sensors.poisson import poisson_quantile
 from noiseflow.shot import Shot
 
 _ELECTRONS, _READ, _ROW = 201, 202, 203  # streams of random numbers
@@ -165,8 +166,6 @@ class Physics(FittedModel):
     @torch.no_grad()
     def sample(self, shot: Shot, *, seed: int | Tensor) -> Tensor:
         """Draw latent noise, linear units, in clean's dtype."""
-        from noiseflow.sensors.truth import _poisson_quantile
-
         self.check_channels(shot.clean)
         b, c, h, w = shot.clean.shape
         u, v = (
@@ -183,7 +182,7 @@ class Physics(FittedModel):
         noise = np.empty(clean.shape)
         for i, electronics in enumerate(self.electronics(shot)):
             rate = np.maximum(clean[i], 0.0) * electronics.white_e
-            electrons = _poisson_quantile(u[i].reshape(-1), rate.reshape(-1)).reshape(rate.shape)
+            electrons = poisson_quantile(u[i].reshape(-1), rate.reshape(-1)).reshape(rate.shape)
             noise[i] = electrons / electronics.white_e - clean[i]
             noise[i] += electronics.read_noise().quantile(v[i], special.ndtri(v[i])) + electronics.row * offset[i]
         return torch.from_numpy(noise).to(shot.clean)

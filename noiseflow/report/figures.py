@@ -1,4 +1,4 @@
-"""The report's pictures, as PNG bytes: noise level curves, and noisy pictures with the noise alone."""
+"""The report's pictures, as PNG bytes: noise level curves, structure, and noisy pictures with the noise alone."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from noiseflow.metrics.curves import IntensityCurve
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from PIL.Image import Image
 
 INK = {"light": "#1f2328", "dark": "#d9dde3"}
 GRID = {"light": "#e4e6ea", "dark": "#33383f"}
@@ -28,7 +29,11 @@ DASHES = ("", "6 2", "2 2", "6 2 2 2", "4 2", "9 3")
 NOISE_SPAN = 3.0
 """Noise is shown from −3 to +3 standard deviations of the real noise."""
 
-_NO_METADATA: dict[str, str] = {"Software": ""}  # no version in the bytes
+_DPI = 200
+_LOG_RANGE = 4.0  # spectra that span more are drawn on a logarithmic scale
+_COLORS = 64  # of a drawn figure
+_LEAST_LIMIT = 0.01  # of the variance; below it, estimation error would be shown in full colour
+_POSITIVE, _NEGATIVE, _LAG_ZERO = (224, 96, 16), (24, 120, 208), (128, 134, 142)  # told apart on either ground
 _LARGEST_DEVIATION = 10.0  # per cent; beyond it a model's line leaves the lower panel
 
 
@@ -77,6 +82,46 @@ class Strip:
         return NOISE_SPAN * float(np.std(self.noise["real"])) or 1.0
 
 
+@dataclass(frozen=True)
+class StructurePicture:
+    """How noise hangs together from pixel to pixel, of the data and of models.
+
+    Noise is divided by its standard deviation at each pixel's intensity first, so that signal dependence is no
+    structure. White noise has autocovariance 0 at every lag but 0, and a spectrum of 1.
+
+    Attributes:
+        title: camera and ISO, or "all cameras and ISOs".
+        autocovariance: `(2L+1, 2L+1)` at lags −L … L, row lag first, lag 0 in the middle (whose value is not
+            looked at), in units of the variance; the first key is "real", the others are models' names.
+        frequency: `(K,)`, radial frequency in cycles per pixel, rising, ≤ √½.
+        spectrum: radially averaged power `(K,)` under the same keys, 1 = white. NaN where a ring is empty.
+    """
+
+    title: str
+    autocovariance: dict[str, NDArray[np.floating]]
+    frequency: NDArray[np.floating]
+    spectrum: dict[str, NDArray[np.floating]]
+
+    def __post_init__(self) -> None:
+        shapes = {values.shape for values in self.autocovariance.values()}
+        square = len(shapes) == 1 and all(len(s) == 2 and s[0] == s[1] and s[0] % 2 == 1 for s in shapes)
+        if "real" not in self.autocovariance or not square:
+            raise ValueError(f"autocovariance: expected equal odd squares, 'real' among them; got {sorted(shapes)}")
+        if "real" not in self.spectrum or any(s.shape != self.frequency.shape for s in self.spectrum.values()):
+            raise ValueError(f"spectrum: expected {self.frequency.shape} values each, 'real' among them")
+
+    @property
+    def lags(self) -> int:
+        """L, the largest lag."""
+        return self.autocovariance["real"].shape[0] // 2
+
+    @property
+    def limit(self) -> float:
+        """The autocovariance that gets the full colour: the largest of all maps, lag 0 aside, and ≥ 0.01."""
+        off = [np.delete(np.abs(values).ravel(), values.size // 2) for values in self.autocovariance.values()]
+        return max([_LEAST_LIMIT, *(float(np.max(np.nan_to_num(values), initial=0.0)) for values in off)])
+
+
 def curve_sets(data: IntensityCurve, models: Mapping[str, IntensityCurve]) -> list[CurveSet]:
     """Put the accumulated noise levels of the data and of models side by side.
 
@@ -101,13 +146,29 @@ def curve_sets(data: IntensityCurve, models: Mapping[str, IntensityCurve]) -> li
 
 def draw_curves(curves: CurveSet, names: list[str], theme: str) -> bytes:
     """Draw `curves_figure` as a PNG with a transparent background."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    return _drawn(curves_figure(curves, names, theme))
 
-    drawn = curves_figure(curves, names, theme)
-    FigureCanvasAgg(drawn)
-    png = io.BytesIO()
-    drawn.savefig(png, format="png", transparent=True, metadata=_NO_METADATA)
-    return png.getvalue()
+
+def draw_spectrum(picture: StructurePicture, names: list[str], theme: str) -> bytes:
+    """Draw `spectrum_figure` as a PNG with a transparent background."""
+    return _drawn(spectrum_figure(picture, names, theme))
+
+
+def draw_autocovariance(values: NDArray[np.floating], limit: float) -> bytes:
+    """Write an autocovariance map as a PNG, one lag a pixel, for a light and a dark ground alike.
+
+    Positive is orange, negative blue, opaque at ± limit and transparent at 0 and where NaN; lag 0 is grey.
+
+    Args:
+        values: `(2L+1, 2L+1)`, units of the variance.
+        limit: what gets the full colour, > 0.
+    """
+    share = np.clip(np.nan_to_num(values) / limit, -1.0, 1.0)
+    rgba = np.empty((*values.shape, 4))
+    rgba[..., :3] = np.where(share[..., None] >= 0, _POSITIVE, _NEGATIVE)
+    rgba[..., 3] = 255 * np.abs(share)
+    rgba[values.shape[0] // 2, values.shape[1] // 2] = (*_LAG_ZERO, 255)
+    return _png(rgba / 255)
 
 
 def curves_figure(curves: CurveSet, names: list[str], theme: str) -> Figure:
@@ -121,7 +182,7 @@ def curves_figure(curves: CurveSet, names: list[str], theme: str) -> Figure:
     from matplotlib.figure import Figure
 
     ink = INK[theme]
-    figure = Figure(figsize=(3.3, 3.1), dpi=200, layout="constrained")
+    figure = Figure(figsize=(3.3, 3.1), dpi=_DPI, layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2.4, 1))
     seen = np.isfinite(curves.data_std) & (curves.data_std > 0)
     x, std = curves.intensity[seen], curves.data_std[seen]
@@ -148,6 +209,41 @@ def curves_figure(curves: CurveSet, names: list[str], theme: str) -> Figure:
     lower.set_xlabel("clean intensity, linear units (√ scale)")
     for axes in (upper, lower):
         _dress(axes, theme)
+        _square_root_axis(axes)
+    return figure
+
+
+def spectrum_figure(picture: StructurePicture, names: list[str], theme: str) -> Figure:
+    """Radial power spectrum of the real noise (points) and of the models (lines).
+
+    Args:
+        picture: what to draw.
+        names: models in the order of the legend, which fixes colour and dashes.
+        theme: "light" or "dark".
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter, StrMethodFormatter
+
+    figure = Figure(figsize=(3.3, 2.1), dpi=_DPI, layout="constrained")
+    axes = figure.subplots()
+    axes.axhline(1, color=INK[theme], lw=0.6)
+    axes.plot(picture.frequency, picture.spectrum["real"], "o", color=INK[theme], ms=2.4, mew=0, zorder=3)
+    for i, name in enumerate(names):
+        if name in picture.spectrum:
+            color = SERIES[theme][i % len(SERIES[theme])]
+            axes.plot(picture.frequency, picture.spectrum[name], color=color, ls=_line_style(i), lw=1.3)
+    drawn = np.concatenate([np.ravel(power) for power in picture.spectrum.values()])
+    drawn = drawn[np.isfinite(drawn)]
+    if drawn.size and drawn.min() > 0 and drawn.max() > _LOG_RANGE * drawn.min():
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    elif drawn.size:
+        axes.set_ylim(min(0.8, 0.95 * drawn.min()), max(1.2, 1.05 * drawn.max()))
+    axes.set_xlim(0, float(np.max(picture.frequency, initial=0.5)))
+    axes.set_ylabel("power, 1 = white")
+    axes.set_xlabel("frequency, cycles per pixel")
+    _dress(axes, theme)
     return figure
 
 
@@ -163,15 +259,33 @@ def draw_noise(noise: NDArray[np.floating], limit: float) -> bytes:
         noise: one channel, linear units.
         limit: the largest noise that is told apart, linear units, > 0.
     """
-    grey = np.clip(0.5 + noise / (2 * limit), 0.0, 1.0)
-    return _png(np.repeat(grey[..., None], 3, axis=-1))
+    return _png(np.clip(0.5 + noise / (2 * limit), 0.0, 1.0))
 
 
-def _png(rgb: NDArray[np.floating]) -> bytes:
-    from matplotlib.image import imsave
+def _drawn(figure: Figure) -> bytes:
+    """A figure as a PNG of few colours: a third of the bytes, and no difference that the eye finds."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
 
+    figure.patch.set_alpha(0.0)
+    for axes in figure.axes:
+        axes.patch.set_alpha(0.0)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    drawn = Image.fromarray(np.asarray(canvas.buffer_rgba()))
+    return _saved(drawn.quantize(_COLORS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE))
+
+
+def _png(picture: NDArray[np.floating]) -> bytes:
+    """Values in [0, 1] as a PNG: `(H, W)` grey, `(H, W, 3)` RGB, `(H, W, 4)` RGBA."""
+    from PIL import Image
+
+    return _saved(Image.fromarray(np.round(picture * 255).astype(np.uint8)))
+
+
+def _saved(image: Image) -> bytes:
     png = io.BytesIO()
-    imsave(png, np.round(rgb * 255).astype(np.uint8), format="png", metadata=_NO_METADATA)
+    image.save(png, format="png", optimize=True)
     return png.getvalue()
 
 
@@ -180,13 +294,17 @@ def _line_style(i: int) -> str | tuple[float, tuple[float, ...]]:
     return (0.0, tuple(float(length) for length in dashes.split())) if dashes else "-"
 
 
-def _dress(axes: Axes, theme: str) -> None:
-    """Square-root intensity axis, quiet frame, the theme's ink."""
-    ink = INK[theme]
+def _square_root_axis(axes: Axes) -> None:
+    """Intensity from 0 to 1, where shot noise is a straight line."""
     axes.set_xscale("function", functions=(lambda v: np.sqrt(np.maximum(v, 0.0)), lambda v: np.maximum(v, 0.0) ** 2))
     axes.set_xlim(0, 1)
     ticks = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0)
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+
+
+def _dress(axes: Axes, theme: str) -> None:
+    """Quiet frame, the theme's ink."""
+    ink = INK[theme]
     axes.grid(color=GRID[theme], lw=0.6)
     axes.set_axisbelow(True)
     axes.tick_params(colors=ink, labelsize=7, length=2.5, width=0.6)

@@ -8,15 +8,23 @@ import io
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 DASH = "–"
+LISTS = ("by_shot", "by_intensity", "by_tenth", "images")
+"""Fields of a model that are tables of their own: rows of results.csv, not columns."""
+
 LOOSE = 0.03
 """Looseness of a bound on the mass, nats per value, above which it is called loose."""
 
 
-def display(value: object) -> str:
+def display(value: object, places: int = 4) -> str:
     """The one way a figure is shown: floats with 4 decimals, integers in groups of three, null as a dash.
+
+    Args:
+        value: the figure.
+        places: decimals; divergences, whose floors are small, take 5.
 
     Examples:
         >>> display(-1.23456), display(12), display(None)
@@ -26,8 +34,45 @@ def display(value: object) -> str:
         return DASH
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
-    text = f"{value:,}".replace(",", "\u202f") if isinstance(value, int) else f"{value:.4f}"
+    text = f"{value:,}".replace(",", "\u202f") if isinstance(value, int) else f"{value:.{places}f}"
     return text.replace("-", "−")
+
+
+def with_tenths(results: dict[str, Any]) -> dict[str, Any]:
+    """A copy in which every model that has `by_intensity` also has `by_tenth`: the same, pooled over shots.
+
+    mass(tenth) = Σ values · mass / Σ values over the cameras and ISOs that have one, and so for regret. A list
+    that is there already stays.
+
+    Args:
+        results: as `finite` returns them.
+
+    Examples:
+        >>> tenth = {"low": 0.0, "high": 0.1}
+        >>> shots = [{**tenth, "values": 3, "mass": 1.0}, {**tenth, "values": 1, "mass": 2.0}]
+        >>> with_tenths({"models": [{"by_intensity": shots}]})["models"][0]["by_tenth"]
+        [{'low': 0.0, 'high': 0.1, 'values': 4, 'mass': 1.25, 'regret': None}]
+    """
+    models = []
+    for model in results["models"]:
+        entries = model.get("by_intensity")
+        if entries and "by_tenth" not in model:
+            model = {
+                **model,
+                "by_tenth": [_pooled(entries, *t) for t in sorted({(e["low"], e["high"]) for e in entries})],
+            }
+        models.append(model)
+    return {**results, "models": models}
+
+
+def _pooled(entries: list[dict[str, Any]], low: float, high: float) -> dict[str, Any]:
+    here = [entry for entry in entries if (entry["low"], entry["high"]) == (low, high)]
+    pooled: dict[str, Any] = {"low": low, "high": high, "values": sum(entry["values"] for entry in here)}
+    for score in ("mass", "regret"):
+        part = [(e["values"], e[score]) for e in here if e["values"] and e.get(score) is not None]
+        total = sum(values for values, _ in part)
+        pooled[score] = sum(values * mean for values, mean in part) / total if total else None
+    return pooled
 
 
 def finite(results: dict[str, Any]) -> dict[str, Any]:
@@ -121,8 +166,45 @@ def ranked(results: dict[str, Any]) -> list[dict[str, Any]]:
     return sorted(results["models"], key=key)
 
 
+@dataclass(frozen=True)
+class Difference:
+    """A difference of two models' scores, paired by scene; the ends are None where there is no interval."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+def difference(results: dict[str, Any], first: str, second: str, score: str = "mass") -> Difference | None:
+    """`first` − `second` as results.json files it, in whichever order; None where it does not.
+
+    Args:
+        results: in the schema of results.json.
+        first: a model's name.
+        second: another's.
+        score: which score.
+
+    Examples:
+        >>> filed = {"score": "mass", "first": "a", "second": "b", "value": -2.0, "low": -3.0, "high": -1.0}
+        >>> difference({"differences": [filed]}, "b", "a")
+        Difference(value=2.0, low=1.0, high=3.0)
+    """
+    for entry in results.get("differences") or []:
+        names = (entry["first"], entry["second"])
+        if entry["score"] != score or entry["value"] is None or names not in ((first, second), (second, first)):
+            continue
+        low, high = entry.get("low"), entry.get("high")
+        if names == (first, second):
+            return Difference(entry["value"], low, high)
+        return Difference(-entry["value"], None if high is None else -high, None if low is None else -low)
+    return None
+
+
 def verdict(results: dict[str, Any]) -> str:
-    """One sentence: which model has the lowest mass, by how much, and whether the intervals tell it apart."""
+    """One sentence: which model has the lowest mass, by how much, and whether scenes alone may explain it.
+
+    The paired difference decides where there is one, else the two models' own intervals, which are wider.
+    """
     models = [model for model in ranked(results) if comparable(model)]
     kind = " that can be compared" if any(map(set_aside, results["models"])) else ""
     if not models:
@@ -136,18 +218,29 @@ def verdict(results: dict[str, Any]) -> str:
     lead = float(second["mass"]["value"]) - float(best["mass"]["value"])
     if lead == 0:
         return f"{best['name']} and {second['name']} have the same mass, {said.rsplit(', ', 1)[1]}."
-    said += f", {display(lead)} nats/value below {second['name']}; "
-    ends = [figure(model, f"mass.{end}") for model in (best, second) for end in ("low", "high")]
-    if None in ends:
-        said += "without intervals, whether scenes alone explain this lead is open"
-    elif ends[1] >= ends[2]:
-        said += "their 95\u00a0% intervals overlap"
-    else:
-        said += "their 95\u00a0% intervals do not overlap"
+    paired = difference(results, second["name"], best["name"])
+    said += f", {display(lead if paired is None else paired.value)} nats/value below {second['name']}; "
+    said += _told_apart(best, second) if paired is None or paired.low is None else _paired(paired)
     looseness = figure(second, "mass.looseness")
     if looseness is not None and looseness >= lead:
         said += f", and the lead is within the looseness of {second['name']}'s bound"
     return said + "."
+
+
+def _paired(lead: Difference) -> str:
+    """What a paired interval of the lead allows to claim."""
+    assert lead.low is not None and lead.high is not None
+    ends = f"{display(float(lead.low))} to {display(float(lead.high))}"
+    said = f"paired by scene, the 95\u00a0% interval of this lead is {ends}, "
+    return said + ("so more than the choice of scenes" if lead.low > 0 else "so the choice of scenes may explain it")
+
+
+def _told_apart(best: dict[str, Any], second: dict[str, Any]) -> str:
+    """What the two models' own intervals allow to claim."""
+    ends = [figure(model, f"mass.{end}") for model in (best, second) for end in ("low", "high")]
+    if None in ends:
+        return "without intervals, whether scenes alone explain this lead is open"
+    return f"their 95\u00a0% intervals {'overlap' if ends[1] >= ends[2] else 'do not overlap'}"
 
 
 def to_json(results: dict[str, Any]) -> str:
@@ -160,23 +253,29 @@ def to_json(results: dict[str, Any]) -> str:
 
 
 def to_csv(results: dict[str, Any]) -> str:
-    """The text of results.csv: a row per model and a row per model, camera and ISO, every digit.
+    """The text of results.csv, every digit.
 
-    Columns are the dotted paths of results.json ("mass.low"); a shot's scores stand in the same columns as
-    its model's. Null and absent are empty.
+    A row per model, per model and shot, per model and tenth of the intensities (pooled and per shot), per model
+    and image, and per paired difference. Columns are the dotted paths of results.json ("mass.low"); a row's
+    scores stand in the same columns as its model's. Null and absent are empty.
 
     Args:
         results: as `finite` returns them.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for model in results["models"]:
-        whole = {k: v for k, v in model.items() if k not in ("by_shot", "reason")}
+        whole = {k: v for k, v in model.items() if k not in (*LISTS, "reason")}
         notes = "; ".join(f"{field}: {why}" for field, why in sorted(model["reason"].items()))
         rows.append({"row": "model", **dict(flatten(whole)), "reason": notes})
-        for shot in model.get("by_shot", []):
-            scores = dict(flatten({k: v if isinstance(v, dict) else {"value": v} for k, v in shot.items()}))
-            place = {k: scores.pop(f"{k}.value", None) for k in ("camera", "iso", "images")}
-            rows.append({"row": "shot", "name": model["name"], **place, **scores})
+        for part, kind in (("by_shot", "shot"), ("by_tenth", "tenth"), ("by_intensity", "intensity")):
+            rows += [{"row": kind, "name": model["name"], **_scores(entry)} for entry in model.get(part) or []]
+        for image in model.get("images") or []:
+            scores = _scores({k: v for k, v in image.items() if k != "name"})
+            rows.append({"row": "image", "name": model["name"], "image": image["name"], **scores})
+    for entry in results.get("differences") or []:
+        place = {"row": "difference", "name": entry["first"], "minus": entry["second"]}
+        ends = {f"{entry['score']}.{end}": entry.get(end) for end in ("value", "low", "high")}
+        rows.append({**place, **{k: v for k, v in ends.items() if v is not None}})
     first = ["row", "name", "camera", "iso", "images"]
     columns = dict.fromkeys(first + sorted({key for row in rows for key in row if key not in first}))
     text = io.StringIO()
@@ -184,6 +283,13 @@ def to_csv(results: dict[str, Any]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+def _scores(entry: dict[str, Any]) -> dict[str, Any]:
+    """An entry of one of a model's lists as columns: scores under "mass.value", the rest under its own name."""
+    scored = {k: {"value": v} if k in ("mass", "nll", "regret") and not isinstance(v, dict) else v
+              for k, v in entry.items()}  # fmt: skip
+    return dict(flatten(scored))
 
 
 def flatten(tree: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from noiseflow.sensors.correlated import CorrelatedSensor
 from noiseflow.sensors.virtual import VirtualSensor
 
 # Slopes: the noise level functions published with SIDD (Abdelhamed, Lin and Brown 2018) as used by Noise Flow
@@ -41,7 +42,7 @@ PHONES: dict[str, VirtualSensor] = {
 }
 """Five virtual phones, named after SIDD's."""
 
-SENSORS: dict[str, VirtualSensor] = {
+SENSORS: dict[str, VirtualSensor | CorrelatedSensor] = {
     **PHONES,
     "night": VirtualSensor(
         "night",
@@ -56,6 +57,7 @@ SENSORS: dict[str, VirtualSensor] = {
     ),
     "heavy": VirtualSensor("heavy", "GRBG", 10, 64, 1023, PHONES["S6"].slopes, read_pre_e=1.2, tukey_lambda=-0.15),
     "rows": VirtualSensor("rows", "GRBG", 10, 64, 1023, PHONES["S6"].slopes, row_noise_dn=3.0, keep_pedestal=True),
+    "correlated": CorrelatedSensor("correlated", "GRBG", PHONES["S6"].slopes, speeds=(800,)),
 }
 """The phones and: `night`, 25 to 100 electrons at white, clipped at black; `heavy`, read noise with power-law tails;
-`rows`, row noise, with the pedestal kept."""
+`rows`, row noise, with the pedestal kept; `correlated`, noise that neighbours share, continuous."""

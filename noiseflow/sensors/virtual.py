@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,11 +23,7 @@ import numpy.typing as npt
 from noiseflow import randomness
 from noiseflow.errors import UserError
 from noiseflow.sensors.pmf import FloatArray, IntArray, PixelNoise, ReadNoise
-from noiseflow.shot import CFA_PATTERNS
-
-STANDARD_ISOS = (100, 400, 800, 1600, 3200)
-"""The ISO speeds that a simulated data set offers, where the camera's table reaches them."""
-
+from noiseflow.sensors.slopes import Slopes
 
 PerIso = float | tuple[tuple[float, float], ...]
 """A number for every ISO, or pairs (ISO, number) in rising ISO, linear in log ISO between them."""
@@ -37,7 +32,7 @@ _PRNU = 103  # stream of random numbers
 
 
 @dataclass(frozen=True)
-class VirtualSensor:
+class VirtualSensor(Slopes):
     """A sensor with Poisson electrons, read noise before and after the gain, row or column noise, rounding and clip.
 
     With rate λ = max(clean, 0)·white_e(ISO) and gain K = (white − black) / white_e(ISO):
@@ -88,18 +83,13 @@ class VirtualSensor:
 
     def __post_init__(self) -> None:
         who = f"sensor {self.name!r}"
-        if re.fullmatch(r"[A-Za-z0-9]+", self.name) is None:
-            raise UserError(f"{who}: expected a name of letters and digits, as folders of a SIDD tree have")
-        if self.cfa not in CFA_PATTERNS:
-            raise UserError(f"{who}: expected cfa to be one of {', '.join(CFA_PATTERNS)}, got {self.cfa!r}")
+        self._check_slopes()
         if not 1 <= self.bits <= 16 or not 0 <= self.black_dn < self.white_dn <= 2**self.bits - 1:
             raise UserError(
                 f"{who}: expected up to 16 bits and 0 <= black_dn < white_dn <= {2**self.bits - 1}, "
                 f"got {self.bits} bits, black_dn {self.black_dn} and white_dn {self.white_dn}"
             )
         isos = [iso for iso, _ in self.slopes]
-        if not isos or isos[0] <= 0 or sorted(set(isos)) != isos or min(a for _, a in self.slopes) <= 0:
-            raise UserError(f"{who}: expected slopes as (ISO, a) > 0 in rising ISO, got {self.slopes}")
         for name in ("read_pre_e", "read_post_dn"):
             table = getattr(self, name)
             if isinstance(table, tuple):
@@ -123,8 +113,6 @@ class VirtualSensor:
             )
         if not 0 <= self.prnu <= 0.1:
             raise UserError(f"{who}: expected prnu from 0 to 0.1, got {self.prnu}")
-        if not all(self.supports(iso) for iso in self.speeds):
-            raise UserError(f"{who}: expected speeds from ISO {isos[0]:g} to {isos[-1]:g}, got {self.speeds}")
 
     @property
     def max_code(self) -> int:
@@ -140,32 +128,6 @@ class VirtualSensor:
     def lsb(self) -> float:
         """Width of one code, linear units."""
         return 1.0 / self.max_code
-
-    @property
-    def isos(self) -> tuple[int, ...]:
-        """`speeds`, or those of `STANDARD_ISOS` that the table of slopes reaches."""
-        return self.speeds or tuple(iso for iso in STANDARD_ISOS if self.supports(iso))
-
-    def supports(self, iso: float) -> bool:
-        """Whether the table of slopes reaches this ISO."""
-        return self.slopes[0][0] <= iso <= self.slopes[-1][0]
-
-    def slope(self, iso: float) -> float:
-        """Slope a of the noise level function at an ISO, linear units.
-
-        Raises:
-            UserError: the ISO is outside the table.
-        """
-        if not self.supports(iso):
-            raise UserError(
-                f"camera {self.name} is known from ISO {self.slopes[0][0]:g} to {self.slopes[-1][0]:g}, got ISO {iso:g}"
-            )
-        table = np.log(np.asarray(self.slopes))
-        return float(np.exp(np.interp(math.log(iso), table[:, 0], table[:, 1])))
-
-    def white_e(self, iso: float) -> float:
-        """Electrons that fill a pixel to white at an ISO."""
-        return 1.0 / self.slope(iso)
 
     def gain(self, iso: float) -> float:
         """Conversion gain K at an ISO, DN per electron."""
@@ -253,6 +215,10 @@ class VirtualSensor:
             lines = (*signal.shape[:-1], 1) if self.row_noise_dn > 0 else (*signal.shape[:-2], 1, signal.shape[-1])
             signal += self.line_noise_dn * generator.standard_normal(lines)
         return self.convert(signal)
+
+    def record(self, clean: FloatArray, iso: float, generator: np.random.Generator) -> FloatArray:
+        """Record a mosaic `(H, W)`: `sample_codes`, in linear units."""
+        return self.sample_codes(clean, iso, generator) / self.max_code
 
     def convert(self, signal_dn: FloatArray) -> IntArray:
         """The converter: DN above black to codes."""

@@ -14,7 +14,7 @@ from scipy import special
 from noiseflow.errors import UserError
 from noiseflow.models.base import NoDensityError
 from noiseflow.sensors import PHONES, SensorTruth, VirtualSensor
-from noiseflow.sensors.truth import _poisson_quantile
+from noiseflow.sensors.poisson import poisson_quantile
 from noiseflow.shot import Shot
 
 CONDITIONS = [(sensor, iso) for sensor in PHONES.values() for iso in sensor.isos]
@@ -85,7 +85,7 @@ def test_the_fit_test_sees_a_wrong_read_noise():
 @given(st.floats(0, 5000), st.integers(0, 1000))
 def test_poisson_quantile_is_scipys(rate, seed):
     u = np.random.default_rng(seed).uniform(1e-9, 1 - 1e-9, 200)
-    got = _poisson_quantile(u, np.full(200, rate))
+    got = poisson_quantile(u, np.full(200, rate))
     assert (special.pdtr(got, rate) >= u).all()
     assert (np.where(got > 0, special.pdtr(np.maximum(got - 1, 0), rate), 0.0) < u).all()
 
