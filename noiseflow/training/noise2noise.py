@@ -19,8 +19,7 @@ from typing import NamedTuple
 from jaxtyping import Float
 from torch import Tensor
 
-from noiseflow.denoise import Denoiser
-from noiseflow.denoise.apply import denoise
+from noiseflow.denoise import Denoiser, denoise
 from noiseflow.models.base import FittedModel
 from noiseflow.shot import Shot
 

@@ -5,8 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from noiseflow.denoise import DnCNN
-from noiseflow.denoise.apply import denoise
+from noiseflow.denoise import DnCNN, denoise
 from noiseflow.models import NoiseLevelFunction, noise_flow_paper
 from noiseflow.raw.cfa import to_clockwise_transposed
 from noiseflow.shot import CFA_PATTERNS, Shot
