@@ -109,7 +109,8 @@ def table(results: dict, seconds: dict[str, float]) -> str:
         wide = "" if gain.high is None else f" ± {gain.high - gain.value:.3f}"
         lines.append(
             f"| {labelled(model['name'])} | {model['parameters']} | {'–' if spent is None else f'{spent:.0f}'} | "
-            f"{mass['value']:.3f}{half} | {mass['looseness']:.3f} | {gain.value:.3f}{wide} | {model['nll']['value']:.3f} |"
+            f"{mass['value']:.3f}{half} | {mass['looseness']:.3f} | {gain.value:.3f}{wide} | "
+            f"{model['nll']['value']:.3f} |"
         )
     cpu = f"{torch.get_num_threads()} threads, {platform.machine()}, torch {torch.__version__}"
     lines += ["", f"Training time includes reading and the fit of the noise level function: {cpu}.", ""]

@@ -142,15 +142,16 @@ def table(options: argparse.Namespace, columns: int, scores: dict[str, list[dict
         star = "*" if folds[0]["noise_domain"] == "recorded" else ""
         loose = "–" if star else f"{sum(fold['mass']['looseness'] for fold in folds) / len(folds):.3f}"
         lines.append(
-            f"| {name} | {folds[0]['parameters']} | {mean(folds, 'nll'):.3f} | {mean(folds, 'mass'):.3f}{star} | {loose} |"
+            f"| {name} | {folds[0]['parameters']} | {mean(folds, 'nll'):.3f} | {mean(folds, 'mass'):.3f}{star} | "
+            f"{loose} |"
         )
     lines += [
         "",
         "## Mean of the noise",
         "",
         f"Mean of noisy − clean, levels of 255, on {PATCHES} patches of 32×32 of uniform grey {GREY}, S6, ISO 800, "
-        f"stored codes. Trained here: {options.tree_steps} steps on 12 simulated scenes (`simulate --srgb`), whose own "
-        f"mean, over pixels within 20 levels of that grey, stands below. One seed.",
+        f"stored codes. Trained here: {options.tree_steps} steps on the training scenes of 12 simulated ones "
+        "(`simulate --srgb`), whose own mean, over pixels within 20 levels of that grey, stands below. One seed.",
         "",
         "| | R | G | B |",
         "|---|---|---|---|",

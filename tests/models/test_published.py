@@ -231,6 +231,10 @@ def test_they_train_here(name, domain, tree, tmp_path):
         before, after, nlf = (-float(m.log_mass(noisy, shot).sum()) / noisy.numel() for m in (start, trained, best))
     assert before < nlf + 0.5  # an intercept per camera, or no signal dependence at all, costs some tenths of a nat
     assert after < before
+    drawn = trained.sample(shot.rows([0, 1]), seed=torch.arange(2))
+    # Nothing of a batch: what biases the released flows, statistics that differ in training and inference, is absent.
+    assert torch.equal(trained.train().sample(shot.rows([0, 1]), seed=torch.arange(2)), drawn)
+    assert torch.equal(trained.sample(shot.rows(1), seed=1), drawn[1:])
 
 
 def test_evaluate_marks_the_mass_of_recorded_noise(tree, tmp_path, capsys):
