@@ -57,7 +57,10 @@ def with_tenths(results: dict[str, Any]) -> dict[str, Any]:
     for model in results["models"]:
         entries = model.get("by_intensity")
         if entries and "by_tenth" not in model:
-            model = {**model, "by_tenth": [_pooled(entries, *t) for t in sorted({(e["low"], e["high"]) for e in entries})]}
+            model = {
+                **model,
+                "by_tenth": [_pooled(entries, *t) for t in sorted({(e["low"], e["high"]) for e in entries})],
+            }
         models.append(model)
     return {**results, "models": models}
 
@@ -218,7 +221,7 @@ def _paired(lead: Difference) -> str:
     assert lead.low is not None and lead.high is not None
     ends = f"{display(float(lead.low))} to {display(float(lead.high))}"
     said = f"paired by scene, the 95\u00a0% interval of this lead is {ends}, "
-    return said + ("so more than the choice of scenes" if lead.low > 0 else "so the choice of scenes may explain it")
+    return said + ("and leaves out 0" if lead.low > 0 else "which holds 0, so the choice of scenes may explain it")
 
 
 def _told_apart(best: dict[str, Any], second: dict[str, Any]) -> str:
