@@ -22,8 +22,8 @@ from noiseflow.report.figures import (
     spectrum_figure,
 )
 from noiseflow.report.heat import shot_maps, tenths
-from noiseflow.report.results import difference, display, finite, flatten, with_tenths
-from noiseflow.report.tables import KLD_PLACES, divergences, structure, worst_images
+from noiseflow.report.results import FINE, difference, display, finite, flatten, with_tenths
+from noiseflow.report.tables import divergences, structure, worst_images
 
 SHOTS = [("IP", 100.0), ("IP", 800.0), ("S6", 100.0), ("S6", 800.0), ("S6", 3200.0)]
 NLF = {"IP": 7.0e-6, "S6": 4.5e-6}
@@ -299,7 +299,7 @@ def check_figures(page, results):
     known = numbers(results)
     for value, shown in page.figures:
         assert value in known
-        assert shown in (display(json.loads(value)), display(json.loads(value), KLD_PLACES))
+        assert shown in (display(json.loads(value)), display(json.loads(value), FINE))
     return {value for value, _ in page.figures}
 
 
@@ -446,6 +446,8 @@ def test_verdict_uses_the_paired_difference(results):
     results["differences"] = [{**paired, "first": nlf, "second": best, "value": 0.0014, "low": 0.0009, "high": 0.0019}]
     assert verdict(results) == expected
     assert difference(results, best, nlf).low == -0.0019
+    results["differences"] = [{**paired, "value": -0.00042, "low": -0.00053, "high": -0.00031}]
+    assert "0.00042 nats/value below nlf" in verdict(results) and "0.00031 to 0.00053" in verdict(results)
     results["differences"] = [{**paired, "low": -0.003, "high": 0.0002}]
     assert "−0.0002 to 0.0030, which holds 0" in verdict(results)
     results["differences"] = [{**paired, "low": None, "high": None}]
@@ -570,6 +572,13 @@ def test_curves_may_be_empty():
     nothing = np.full(4, np.nan)
     curve = CurveSet("S6", 100.0, np.linspace(0.1, 0.9, 4), nothing, nothing, nothing, {"nlf": nothing})
     assert draw_curves(curve, ["nlf", "other"], "dark").startswith(b"\x89PNG")
+
+
+def test_drawn_figures_are_small():
+    # 15 cameras and ISOs, two figures each in two themes, may take half of the page's 3 MB as base64
+    most = 1.5e6 * 3 / 4 / (15 * 2 * 2)
+    assert len(draw_curves(make_curves()[0], list(SCALE), "light")) < most
+    assert len(draw_spectrum(make_structure(), list(SCALE), "light")) < most
 
 
 def test_points_and_lines_are_the_curves_in_thousandths_and_per_cent():

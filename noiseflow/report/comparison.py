@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from noiseflow.report.results import display, figure, flatten
-from noiseflow.report.tables import KLD_PLACES, RECIPES, in_order
+from noiseflow.report.results import FINE, display, figure, flatten
+from noiseflow.report.tables import RECIPES, in_order
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -98,7 +98,7 @@ def change_table(name: str, found: list[Change]) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     words = {True: "\noverlap", False: "\napart", None: ""}
     for change in found:
-        places = KLD_PLACES if change.name.startswith("kld ") else 4
+        places = FINE if change.name.startswith("kld ") else 4
         style = "bold" if change.overlap is False else ""
         said = Text(display(change.difference, places) + words[change.overlap], style=style)
         table.add_row(Text(change.name), *(Text(_shown(ends, places)) for ends in (change.first, change.second)), said)

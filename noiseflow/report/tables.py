@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from noiseflow.report.notes import Cell, Notes
-from noiseflow.report.results import LOOSE, figure, flatten, ranked, reason, shot_figure
+from noiseflow.report.results import FINE, LOOSE, figure, flatten, ranked, reason, shot_figure
 
 SCORES = {"mass": "Mass, nats/value", "nll": "NLL, nats/dim", "regret": "Regret, nats/value"}
 
@@ -38,9 +38,6 @@ LEVEL = 0.05
 
 WORST = 10
 """How many of a model's worst images are named."""
-
-KLD_PLACES = 5
-"""Decimals of divergences: the floors of large samples lie near 1e-4."""
 
 
 def ranking(results: dict[str, Any]) -> dict[str, Any]:
@@ -76,12 +73,12 @@ def differences(results: dict[str, Any]) -> dict[str, Any]:
     groups: dict[bool, list[tuple[tuple[int, int], dict[str, Any]]]] = {True: [], False: []}
     for i, entry in enumerate(results.get("differences") or []):
         why = reason(results, f"differences.{i}.value")
-        ends = notes.pair([entry.get("low"), entry.get("high")])
+        ends = notes.pair([entry.get("low"), entry.get("high")], FINE)
         row = {
             "score": entry["score"],
             "first": entry["first"],
             "second": entry["second"],
-            "value": notes.cell(entry["value"], why),
+            "value": notes.cell(entry["value"], why, places=FINE),
             "interval": ends,
             "apart": None if ends is None else entry["low"] > 0 or entry["high"] < 0,
         }
@@ -133,9 +130,9 @@ def divergences(results: dict[str, Any]) -> dict[str, Any]:
             entry = entry.get(recipe) or {}  # names of recipes may hold dots
             cells.append(
                 {
-                    "value": notes.cell(entry.get("value"), reason(model, f"kld.{recipe}"), places=KLD_PLACES),
-                    "interval": notes.pair([entry.get("low"), entry.get("high")], KLD_PLACES),
-                    "floor": notes.pair(entry.get("floor"), KLD_PLACES),
+                    "value": notes.cell(entry.get("value"), reason(model, f"kld.{recipe}"), places=FINE),
+                    "interval": notes.pair([entry.get("low"), entry.get("high")], FINE),
+                    "floor": notes.pair(entry.get("floor"), FINE),
                     "alike": bool(entry.get("indistinguishable")),
                 }
             )
