@@ -1,7 +1,7 @@
 """Mass counts codes: a finer converter adds the log of the code ratio to every model alike, and ranks none anew."""
 
 import math
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -80,8 +80,8 @@ def test_masses_differ_by_the_log_of_the_code_ratio(recorded, name):
     Rounding to codes of width w adds w²/12 to the variance of a normal density, which costs at most w²/24σ² nats:
     1/(24·2.5²) = 0.0067 for codes of 10 bits, a sixteenth of that for 12. The draws are the same at all depths; what
     rounding moves each of them by, w/√12, changes its mass by w/(√12·σ) = 0.115 at most (standard deviations), and the
-    mean over 2,500 values by 0.0023. (σ being the model's, both are larger for `gaussian`, whose one σ is too small here;
-    0.0069 was measured.)
+    mean over 2,500 values by 0.0023. (σ being the model's, both are larger for `gaussian`, whose one σ is too small
+    here; 0.0069 was measured.)
     """
     _, shot, _ = recorded[10]
     clean = shot.clean.double().numpy()
@@ -91,5 +91,5 @@ def test_masses_differ_by_the_log_of_the_code_ratio(recorded, name):
     chosen = inside.all(axis=1)
     assert 4 * chosen.sum() > 2_500
     masses = [masses[name][chosen].mean() for _, _, masses in recorded.values()]
-    for coarse, fine in zip(masses, masses[1:], strict=False):
+    for coarse, fine in pairwise(masses):
         assert abs(fine - coarse - math.log(4)) < 0.01
