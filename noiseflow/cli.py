@@ -109,6 +109,8 @@ def _parser() -> Any:
     fit.add_argument("--config", action="config", help="read options from a YAML file; a run folder's config.yaml fits")
     models = "a .safetensors file, a run folder, or a baseline: gaussian, nlf, physics, isotropic, full"
     command("evaluate", "score noise models and write a report", EvaluateOptions, {"models?": models})
+    result = "a results.json, or the folder that evaluate wrote"
+    command("compare", "say what differs between two evaluations", None, {"first": result, "second": result})
     sample = {"model": "a .safetensors file or a run folder", "images": "clean images: MAT, NPY, PNG, TIFF, camera raw"}
     command("sample", "add a model's noise to clean images", SampleOptions, sample)
     about = "a published checkpoint: .pth, .npz of TensorFlow variables, or the prefix of a TensorFlow checkpoint"
@@ -164,6 +166,10 @@ def _dispatch(parsed: Any, line: str) -> int:
         from noiseflow.commands import evaluate
 
         return evaluate.run(given["models"], EvaluateOptions(**_of(EvaluateOptions, given)), line)
+    if name == "compare":
+        from noiseflow.commands import compare
+
+        return compare.run(given["first"], given["second"])
     if name == "sample":
         from noiseflow.commands import sample
 

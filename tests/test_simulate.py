@@ -1,5 +1,6 @@
 """Simulated trees: SIDD's layout, the code lattice, equal bytes, and noise of the promised distribution."""
 
+import dataclasses
 import hashlib
 import json
 import logging
@@ -11,12 +12,13 @@ import pytest
 import scipy.io
 from scipy import stats
 
+from noiseflow.cli import main
 from noiseflow.datasets.dataset import open_dataset
 from noiseflow.errors import UserError
 from noiseflow.raw.matfile import read_metadata
 from noiseflow.raw.render import render
 from noiseflow.scenes import RAW_BALANCE, mosaic
-from noiseflow.sensors import PHONES, SensorTruth
+from noiseflow.sensors import PHONES, SENSORS, SensorTruth, VirtualSensor
 from noiseflow.shot import CFA_PATTERNS
 from noiseflow.simulate import TRUTH_FRAMES, simulate
 
@@ -190,6 +192,68 @@ def test_bad_arguments_are_refused_before_anything_is_written(tmp_path, change, 
     with pytest.raises(UserError, match=match):
         simulate(tmp_path / "out", **{"scenes": 1, "size": (16, 16), **change})
     assert not (tmp_path / "out").exists()
+
+
+def test_prnu_is_one_fixed_map_that_the_ground_truth_has(tmp_path):
+    """A map of its own for every camera, the same in every scene; the noise around the ground truth has none of it."""
+    flat = VirtualSensor("flat", "RGGB", 10, 0, 1023, ((100, 1e-4), (400, 4e-4)))
+    uneven = dataclasses.replace(flat, prnu=0.05)
+    size = (32, 48)
+    for name, sensor in (("flat", flat), ("uneven", uneven)):
+        simulate(tmp_path / name, sensors=[sensor], isos=[100, 400], scenes=2, size=size, seed=5)
+    ratios = [stored(tmp_path / "uneven", i, "GT") / stored(tmp_path / "flat", i, "GT") for i in (1, 2, 3, 4)]
+    for ratio in ratios:  # float32
+        np.testing.assert_allclose(ratio, uneven.sensitivity(*size), rtol=3e-7)
+    n = ratios[0].size
+    assert abs(ratios[0].mean() - 1) < 4 * 0.05 / np.sqrt(n)
+    assert abs(ratios[0].std() / 0.05 - 1) < 4 / np.sqrt(2 * n)
+    other = dataclasses.replace(uneven, name="other").sensitivity(*size)
+    assert abs(np.corrcoef(other.ravel(), ratios[0].ravel())[0, 1]) < 4 / np.sqrt(n)
+    clean = stored(tmp_path / "uneven", 2, "GT").astype(np.float64)
+    a, b = uneven.noise_level(400)
+    score = (stored(tmp_path / "uneven", 2, "NOISY") - clean) / np.sqrt(a * clean + b + uneven.lsb**2 / 12)
+    inside = (clean > 0.05) & (clean < 0.9)
+    assert abs((score[inside] ** 2).mean() - 1) < 5 * np.sqrt(2 / inside.sum())
+
+
+def test_descriptions_of_sensors_are_read_from_files(tmp_path, capsys):
+    old = {"name": "mine", "cfa": "BGGR", "bits": 10, "black_dn": 64, "white_dn": 1023, "slopes": [[100, 0.001]]}
+    path = tmp_path / "mine.json"  # without kind and every field that has a default
+    path.write_text(json.dumps(old))
+    small = ["--scenes", "1", "--size", "16x16"]
+    assert main(["simulate", str(tmp_path / "out"), "--sensor", f"{path},correlated", *small]) == 0
+    written = json.loads((tmp_path / "out" / "sensor.json").read_text())["sensors"]
+    assert SensorTruth.from_dict({"format": 1, "sensors": written}).sensors == {
+        "mine": VirtualSensor("mine", "BGGR", 10, 64, 1023, ((100.0, 0.001),)),
+        "correlated": SENSORS["correlated"],
+    }
+    for content, words in (
+        ({**old, "gian": 1}, "gian"),
+        ({**old, "kind": "rolling"}, "rolling"),
+        ({**old, "slopes": None}, "description"),
+        ([old], "list"),
+        ("}", "JSON"),
+    ):
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        assert main(["simulate", str(tmp_path / "bad"), "--sensor", str(path), *small]) == 1
+        error = capsys.readouterr().err
+        assert words in error and "mine.json" in error
+    assert main(["simulate", str(tmp_path / "bad"), "--sensor", "nigth", *small]) == 1
+    error = capsys.readouterr().err
+    assert "'nigth'" in error and "night" in error and "correlated" in error
+    assert not (tmp_path / "bad").exists()
+
+
+def test_sensors_of_one_name_are_refused(tmp_path):
+    with pytest.raises(UserError, match="S6"):
+        simulate(tmp_path / "out", cameras=["S6"], sensors=[dataclasses.replace(PHONES["S6"], cfa="RGGB")])
+
+
+def test_unknown_fields_in_sensor_json_are_refused(tree):
+    description = json.loads((tree / "sensor.json").read_text())
+    description["sensors"]["S6"]["gian"] = 1
+    with pytest.raises(UserError, match="gian"):
+        SensorTruth.from_dict(description)
 
 
 def test_folders_in_use_are_kept(tmp_path):

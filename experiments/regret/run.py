@@ -155,11 +155,11 @@ def table(found: dict[str, list[dict]], options: argparse.Namespace) -> tuple[st
         "# Regret against sensors whose truth is known",
         "",
         f"Written by `python experiments/regret/run.py{' --quick' if options.quick else ''}`: {seeds} "
-        f"seed{'s' if seeds > 1 else ''} (of data and training alike). Scored on {IMAGES} images of the test split. Regret is mass minus the true sensor's, nats per "
-        "value, averaged over pixels; flows' mass is a bound, its looseness beside it and part of the regret. ± is the "
-        "half width of the 95 % t interval over seeds. *Old way*: −log of the continuous density of noise with uniform "
-        "dequantisation, in the unit of mass, minus the true sensor's "
-        "mass; – where the model has no density.",
+        f"seed{'s' if seeds > 1 else ''} (of data and training alike). Scored on {IMAGES} images of the test split. "
+        "Regret is mass minus the true sensor's, nats per value, averaged over pixels; flows' mass is a bound, its "
+        "looseness beside it and part of the regret. ± is the half width of the 95 % t interval over seeds. *Old way*: "
+        "−log of the continuous density of noise with uniform dequantisation, in the unit of mass, minus the true "
+        "sensor's mass; – where the model has no density.",
         "",
         "| sensor | model | regret | over nlf | looseness | old way | fit, s |",
         "|---|---|---|---|---|---|---|",

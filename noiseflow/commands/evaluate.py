@@ -113,7 +113,14 @@ def score(
     )
     if evaluation is None:
         return None
-    page = write_report(out, evaluation.results, curves=evaluation.curves, strips=evaluation.strips, command=command)
+    page = write_report(
+        out,
+        evaluation.results,
+        curves=evaluation.curves,
+        strips=evaluation.strips,
+        command=command,
+        structure=evaluation.structure,
+    )
     return evaluation.results, page
 
 

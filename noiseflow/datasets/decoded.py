@@ -37,3 +37,8 @@ def decoded(path: Path) -> NDArray[Any]:
             held -= _store.popitem(last=False)[1].nbytes
     _store[key] = image
     return image
+
+
+def forget() -> None:
+    """Drop all decoded images: for passes that look at each file once."""
+    _store.clear()

@@ -21,14 +21,14 @@ from noiseflow.evaluation.parallel import Crew
 from noiseflow.evaluation.pictures import for_pictures, strip
 from noiseflow.evaluation.samples import AKLD_DRAWS, AKLD_SIDE, TILES, SampleScores
 from noiseflow.evaluation.sources import Entry, draw
-from noiseflow.evaluation.structure import PATCHES, SETS, SIDE, StructureScores
+from noiseflow.evaluation.structure import PATCHES, SETS, SIDE, StructureScores, picture
 from noiseflow.evaluation.summary import Tally, differences, summary, why_no_regret
 from noiseflow.evaluation.tiles import TILE, TileBatches, Tiles, spread
 from noiseflow.metrics.curves import IntensityCurve
 from noiseflow.models import ReleasedFlow
 from noiseflow.progress import SILENT, Progress
 from noiseflow.randomness import combine, seed_of
-from noiseflow.report import CurveSet, Strip, curve_sets
+from noiseflow.report import CurveSet, Strip, StructurePicture, curve_sets
 from noiseflow.sensors import SensorTruth
 
 log = logging.getLogger(__name__)
@@ -43,6 +43,7 @@ class Evaluation:
     results: dict[str, Any]
     curves: list[CurveSet]
     strips: list[Strip]
+    structure: list[StructurePicture]
 
 
 @dataclass
@@ -168,7 +169,9 @@ def evaluate(
         "differences": differences(work.tallies, frames),
     }
     strips = [work.strips[number] for number in sorted(work.strips)]
-    return Evaluation(results, curve_sets(work.data_curve, curves), strips)
+    profiles = {tally.entry.name: tally.structure.profiles() for tally in work.tallies if tally.structure is not None}
+    drawn = picture({name: found for name, found in profiles.items() if found is not None})
+    return Evaluation(results, curve_sets(work.data_curve, curves), strips, [] if drawn is None else [drawn])
 
 
 def _score(

@@ -8,10 +8,14 @@ images from data and images together.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import math
+from collections.abc import Mapping, Sequence
+from itertools import combinations_with_replacement
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from noiseflow.datasets import FramePair
@@ -19,14 +23,17 @@ from noiseflow.evaluation.sources import Box, Entry, SampleFolder, draw
 from noiseflow.evaluation.tiles import spread
 from noiseflow.metrics.curves import IntensityCurve
 from noiseflow.metrics.structure import (
+    LAG,
     Structure,
     StructureTest,
+    autocovariance,
     monte_carlo,
     permutation,
     standard_deviation,
     statistics,
 )
 from noiseflow.randomness import combine
+from noiseflow.report import StructurePicture
 from noiseflow.shot import Shot
 
 SETS = 99
@@ -138,6 +145,52 @@ class StructureScores:
             for name, effect in test.effects.items()
         }
         return {"family": {"p": test.p, "sets": test.draws}, **families}
+
+    def profiles(self) -> tuple[Profile, Profile] | None:
+        """How the data's noise and the entry's hang together; None where no image had room for a patch."""
+        state = self.sums.state
+        first = slice(0, self._images or 1)
+        data, made = (
+            {name: value[part].sum(0) for name, value in state.items()} for part in (first, slice(first.stop, None))
+        )
+        if not bool(data["count"] > 0):
+            return None
+        return _profile(data), _profile(made)
+
+
+class Profile(NamedTuple):
+    """Second moments of standardised noise, mean over the channels.
+
+    Attributes:
+        autocovariance: `(17, 17)`, over the variance; lag 0 in the middle.
+        spectrum: `(8,)`, power over that of white noise in rings of radial frequency.
+    """
+
+    autocovariance: NDArray[np.float64]
+    spectrum: NDArray[np.float64]
+
+
+def picture(profiles: Mapping[str, tuple[Profile, Profile]]) -> StructurePicture | None:
+    """The report's picture of all entries; the data's profile is the first entry's, standardised by its reference."""
+    if not profiles:
+        return None
+    shown = {"real": next(iter(profiles.values()))[0], **{name: made for name, (_, made) in profiles.items()}}
+    rings = len(shown["real"].spectrum)
+    return StructurePicture(
+        "all cameras and ISOs",
+        {name: profile.autocovariance for name, profile in shown.items()},
+        (np.arange(rings) + 0.5) / (rings * math.sqrt(2)),
+        {name: profile.spectrum for name, profile in shown.items()},
+    )
+
+
+def _profile(state: Mapping[str, Tensor]) -> Profile:
+    channels = state["sum"].shape[-1]
+    own = [pair for pair, (c, d) in enumerate(combinations_with_replacement(range(channels), 2)) if c == d]
+    covariance = autocovariance(state)[own]
+    variance = covariance[:, LAG, LAG].clamp_min(torch.finfo(torch.float64).tiny)
+    power = state["power"] / state["frequencies"] / variance[:, None]
+    return Profile((covariance / variance[:, None, None]).mean(0).cpu().numpy(), power.mean(0).cpu().numpy())
 
 
 def _places(size: tuple[int, int], wanted: int) -> list[tuple[int, int]]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from noiseflow.datasets import FramePair, collate, tiles
+from noiseflow.datasets.decoded import forget
 from noiseflow.evaluation.sources import Box
 from noiseflow.shot import Shot
 
@@ -61,6 +62,8 @@ class TileBatches(Dataset[Tiles]):
 
     def __getitem__(self, item: int) -> Tiles:
         i, numbers = self.batches[item]
+        if item and self.batches[item - 1][0] != i:
+            forget()  # batches come in order, so that no frame before this one is read again
         pairs = {n: self.frames[i].read(*self.boxes[i][n]) for n in numbers}
         whole = [n for n, pair in pairs.items() if pair.is_finite]
         empty = Shot(torch.zeros(0, self.frames[i].channels, 1, 1), torch.zeros(0), torch.zeros(0).long(), ("",))

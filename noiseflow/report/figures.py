@@ -113,7 +113,7 @@ class StructurePicture:
     @property
     def lags(self) -> int:
         """L, the largest lag."""
-        return self.autocovariance["real"].shape[0] // 2
+        return len(self.autocovariance["real"]) // 2
 
     @property
     def limit(self) -> float:
@@ -267,12 +267,10 @@ def _drawn(figure: Figure) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 
-    figure.patch.set_alpha(0.0)
-    for axes in figure.axes:
-        axes.patch.set_alpha(0.0)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    drawn = Image.fromarray(np.asarray(canvas.buffer_rgba()))
+    FigureCanvasAgg(figure)
+    png = io.BytesIO()
+    figure.savefig(png, format="png", transparent=True)
+    drawn = Image.open(png).convert("RGBA")
     return _saved(drawn.quantize(_COLORS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE))
 
 

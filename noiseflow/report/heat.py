@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 from noiseflow.report.notes import STEPS, Cell, Notes, shade
@@ -15,7 +16,7 @@ Place = tuple[Any, ...]
 def legend() -> list[str]:
     """What each shade means, the quietest first."""
     shown = [f"{step:g}" for step in STEPS]
-    between = [f"{low} to {high}" for low, high in zip(shown[:-1], shown[1:], strict=True)]
+    between = [f"{low} to {high}" for low, high in pairwise(shown)]
     return [f"below {shown[0]}", *between, f"{shown[-1]} and more"]
 
 
@@ -94,12 +95,12 @@ def _cells(
         if wanted(entry)
     ]
     notes = Notes()
-    known = [(place, value) for _, place, _, value, _ in found if value is not None]
-    if not known:
-        return {}, notes
     lowest: dict[Place, float] = {}
-    for place, value in known:
-        lowest[place] = 0.0 if score == "regret" else min(lowest.get(place, value), value)
+    for _, place, _, value, _ in found:
+        if value is not None:
+            lowest[place] = 0.0 if score == "regret" else min(lowest.get(place, value), value)
+    if not lowest:
+        return {}, notes
     alone = score == "mass" and len(models) == 1
     cells = {}
     for m, place, path, value, values in found:

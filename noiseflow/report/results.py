@@ -12,8 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 DASH = "–"
+FINE = 5
+"""Decimals of divergences and of small differences: floors and leads lie near 1e-4."""
 LISTS = ("by_shot", "by_intensity", "by_tenth", "images")
 """Fields of a model that are tables of their own: rows of results.csv, not columns."""
+
+_SMALL_LEAD = 0.001  # nats per value; smaller leads take `FINE` decimals
 
 LOOSE = 0.03
 """Looseness of a bound on the mass, nats per value, above which it is called loose."""
@@ -24,7 +28,7 @@ def display(value: object, places: int = 4) -> str:
 
     Args:
         value: the figure.
-        places: decimals; divergences, whose floors are small, take 5.
+        places: decimals, 4 or `FINE`.
 
     Examples:
         >>> display(-1.23456), display(12), display(None)
@@ -219,7 +223,8 @@ def verdict(results: dict[str, Any]) -> str:
     if lead == 0:
         return f"{best['name']} and {second['name']} have the same mass, {said.rsplit(', ', 1)[1]}."
     paired = difference(results, second["name"], best["name"])
-    said += f", {display(lead if paired is None else paired.value)} nats/value below {second['name']}; "
+    shown = lead if paired is None else paired.value
+    said += f", {display(shown, _places(shown))} nats/value below {second['name']}; "
     said += _told_apart(best, second) if paired is None or paired.low is None else _paired(paired)
     looseness = figure(second, "mass.looseness")
     if looseness is not None and looseness >= lead:
@@ -230,9 +235,14 @@ def verdict(results: dict[str, Any]) -> str:
 def _paired(lead: Difference) -> str:
     """What a paired interval of the lead allows to claim."""
     assert lead.low is not None and lead.high is not None
-    ends = f"{display(float(lead.low))} to {display(float(lead.high))}"
+    places = _places(lead.value)
+    ends = f"{display(float(lead.low), places)} to {display(float(lead.high), places)}"
     said = f"paired by scene, the 95\u00a0% interval of this lead is {ends}, "
-    return said + ("so more than the choice of scenes" if lead.low > 0 else "so the choice of scenes may explain it")
+    return said + ("and leaves out 0" if lead.low > 0 else "which holds 0, so the choice of scenes may explain it")
+
+
+def _places(lead: float) -> int:
+    return 4 if abs(lead) >= _SMALL_LEAD else FINE
 
 
 def _told_apart(best: dict[str, Any], second: dict[str, Any]) -> str:

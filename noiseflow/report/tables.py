@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from noiseflow.report.notes import Cell, Notes
-from noiseflow.report.results import LOOSE, comparable, figure, flatten, ranked, reason, set_aside, shot_figure
+from noiseflow.report.results import FINE, LOOSE, comparable, figure, flatten, ranked, reason, set_aside, shot_figure
 
 SCORES = {"mass": "Mass, nats/value", "nll": "NLL, nats/dim", "regret": "Regret, nats/value"}
 
@@ -38,8 +38,6 @@ LEVEL = 0.05
 
 WORST = 10
 """How many of a model's worst images are named."""
-
-_KLD_PLACES = 5  # floors of large samples lie near 1e-4
 
 
 def ranking(results: dict[str, Any]) -> dict[str, Any]:
@@ -76,12 +74,12 @@ def differences(results: dict[str, Any]) -> dict[str, Any]:
     groups: dict[bool, list[tuple[tuple[int, int], dict[str, Any]]]] = {True: [], False: []}
     for i, entry in enumerate(results.get("differences") or []):
         why = reason(results, f"differences.{i}.value")
-        ends = notes.pair([entry.get("low"), entry.get("high")])
+        ends = notes.pair([entry.get("low"), entry.get("high")], FINE)
         row = {
             "score": entry["score"],
             "first": entry["first"],
             "second": entry["second"],
-            "value": notes.cell(entry["value"], why),
+            "value": notes.cell(entry["value"], why, places=FINE),
             "interval": ends,
             "apart": None if ends is None else entry["low"] > 0 or entry["high"] < 0,
         }
@@ -119,25 +117,32 @@ def shots(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def divergences(results: dict[str, Any]) -> dict[str, Any]:
-    """KL divergences: a row per recipe, a column per model, each with its interval and its floor."""
+    """KL divergences: a row per recipe, a column per model, each with its interval and its floor.
+
+    The floor stands beside the recipe where all models share it, as they do on the same data.
+    """
     notes = Notes()
     models = results["models"]
     found = {recipe for model in models for recipe in model.get("kld") or {}}
     rows = []
-    for recipe in _in_order(found, list(RECIPES)):
+    for recipe in in_order(found, list(RECIPES)):
         cells = []
         for model in models:
             entry = figure(model, "kld") or {}
             entry = entry.get(recipe) or {}  # names of recipes may hold dots
             cells.append(
                 {
-                    "value": notes.cell(entry.get("value"), reason(model, f"kld.{recipe}"), places=_KLD_PLACES),
-                    "interval": notes.pair([entry.get("low"), entry.get("high")], _KLD_PLACES),
-                    "floor": notes.pair(entry.get("floor"), _KLD_PLACES),
+                    "value": notes.cell(entry.get("value"), reason(model, f"kld.{recipe}"), places=FINE),
+                    "interval": notes.pair([entry.get("low"), entry.get("high")], FINE),
+                    "floor": notes.pair(entry.get("floor"), FINE),
                     "alike": bool(entry.get("indistinguishable")),
                 }
             )
-        rows.append({"recipe": recipe, "about": RECIPES.get(recipe, ""), "cells": cells})
+        floors = {cell["floor"] for cell in cells if cell["floor"] is not None}
+        shared = floors.pop() if len(floors) == 1 else None
+        if shared is not None:
+            cells = [{**cell, "floor": None} for cell in cells]
+        rows.append({"recipe": recipe, "about": RECIPES.get(recipe, ""), "floor": shared, "cells": cells})
     return {"rows": rows, "notes": notes.lettered}
 
 
@@ -159,7 +164,7 @@ def structure(results: dict[str, Any]) -> dict[str, Any]:
             family.append({"p": cell, "seen": seen, "sets": None if sets is None else notes.cell(sets, "")})
     tests = {name for of in found for name, test in of.items() if _is_test(name, test)}
     rows: list[dict[str, Any]] = []
-    for name in _in_order(tests, list(TESTS)):
+    for name in in_order(tests, list(TESTS)):
         cells, units = [], []
         for model, of in zip(models, found, strict=True):
             test = of.get(name) or {}
@@ -192,7 +197,7 @@ def _is_test(name: str, test: Any) -> bool:
 def near_clip(results: dict[str, Any]) -> dict[str, Any]:
     """Mass of pixels near a clip end and of all others, a row per model."""
     notes = Notes()
-    models = [model for model in ranked(results)]
+    models = ranked(results)
     if not any(model.get("near_clip") for model in models):
         return {"rows": [], "notes": []}
     rows = []
@@ -257,5 +262,11 @@ def _key(image: dict[str, Any]) -> tuple[str, str, float]:
     return str(image["name"]), str(image["camera"]), image["iso"]
 
 
-def _in_order(found: set[str], known: list[str]) -> list[str]:
+def in_order(found: set[str], known: list[str]) -> list[str]:
+    """Names that are known in their order, then the others by name.
+
+    Examples:
+        >>> in_order({"b", "a", "z"}, ["z", "y"])
+        ['z', 'a', 'b']
+    """
     return [name for name in known if name in found] + sorted(found - set(known))

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import interpolate, special
 
-from noiseflow.sensors.bands import log_of_rate, middle
+from noiseflow.sensors.bands import middle
 from noiseflow.sensors.read_noise import NEVER, FloatArray, IntArray, ReadNoise
 
 _NEGLIGIBLE = 25.0  # exp(−25) ~ 1e-11
@@ -38,7 +38,8 @@ def heavy_log_pmf(
         rate: `(n,)`, expected electrons, >= 0.
     """
     first, stop = _windows(gain, read, lower[index], upper[index], rate)
-    log_rate = log_of_rate(rate)
+    # At rate 0 any electron is impossible, more so than any read noise is unlikely.
+    log_rate = np.log(rate, out=np.full(rate.shape, NEVER), where=rate > 0)
     out = np.empty(index.shape)
     order = np.lexsort((rate, index))
     start = 0
@@ -96,25 +97,49 @@ def _log_cell(gain: float, read: ReadNoise, lower: FloatArray, upper: FloatArray
     return out
 
 
+class _Far(NamedTuple):
+    """log P of a bounded part plus a Gaussian, d DN beyond the bound: −d²/2σ² and a spline over log d, nearly straight.
+
+    At d the Gaussian takes the bounded part's outermost σ²/d DN alone, so that their own logarithm bends slowly.
+    """
+
+    gaussian_dn: float
+    bound: float  # DN
+    spline: interpolate.BSpline
+
+    def __call__(self, x: FloatArray) -> FloatArray:
+        """log P at x DN from the middle, beyond the bound."""
+        d = x - self.bound
+        out: FloatArray = self.spline(np.log(d)) - 0.5 * (d / self.gaussian_dn) ** 2
+        return out
+
+
 class _Profile(NamedTuple):
     """Splines of the log probability of a cell of one DN, and of log F, over x = unit·sinh(y/unit)."""
 
     unit: float
-    support: float  # beyond it, DN, the probability underflows
+    support: float  # DN; beyond it the probability underflows, or `far` holds
     cell: interpolate.BSpline
     cdf: interpolate.BSpline
+    far: tuple[_Far, _Far] | None  # of a cell, by its nearer end, and of F
 
     def interior(self, centre: FloatArray) -> FloatArray:
         """log[F(x + ½) − F(x − ½)]."""
-        return self._at(self.cell, centre, NEVER)
+        out = self._at(self.cell, centre)
+        outside = np.abs(centre) > self.support
+        out[outside] = NEVER if self.far is None else self.far[0](np.abs(centre[outside]) - 0.5)
+        return out
 
     def tail(self, x: FloatArray) -> FloatArray:
         """log F(x)."""
-        return np.minimum(self._at(self.cdf, x, NEVER, 0.0), 0.0)
+        out = self._at(self.cdf, x)
+        below = x < -self.support
+        out[below] = NEVER if self.far is None else self.far[1](-x[below])
+        out[x > self.support] = 0.0
+        return np.minimum(out, 0.0)
 
-    def _at(self, spline: interpolate.BSpline, x: FloatArray, left: float, right: float = NEVER) -> FloatArray:
+    def _at(self, spline: interpolate.BSpline, x: FloatArray) -> FloatArray:
         out: FloatArray = spline(self.unit * np.arcsinh(np.clip(x, -self.support, self.support) / self.unit))
-        out[x < -self.support], out[x > self.support] = left, right
         return out
 
 
@@ -122,10 +147,13 @@ class _Profile(NamedTuple):
 def _profile(read: ReadNoise, reach: float) -> _Profile:
     """Splines of degree 7 through the exact values, `_STEPS` knots a scale of the noise near 0, sparser far out."""
     scale = max(read.gaussian_dn, read.tukey_dn)
-    support = reach
+    support, far = reach, None
     if read.tukey_lambda > 0:
         scale = read.gaussian_dn
-        support = min(reach, read.tukey_dn / read.tukey_lambda + 36.0 * read.gaussian_dn)
+        bound = read.tukey_dn / read.tukey_lambda
+        support = min(reach, bound + 36.0 * read.gaussian_dn + 0.5)
+        if support < reach:
+            far = _beyond(read, bound, support - 1.0, reach)
     unit = max(20.0 * scale, 2.0)
     if read.tukey_lambda > 0:
         unit = max(unit, support)  # the tail of a bounded part falls as fast as the Gaussian's: no sparser knots
@@ -137,4 +165,16 @@ def _profile(read: ReadNoise, reach: float) -> _Profile:
         support=support,
         cell=interpolate.make_interp_spline(y, read.log_interval(x - 0.5, x + 0.5), k=_DEGREE),
         cdf=interpolate.make_interp_spline(y, read.log_interval(np.full(x.shape, -np.inf), x), k=_DEGREE),
+        far=far,
     )
+
+
+def _beyond(read: ReadNoise, bound: float, start: float, end: float) -> tuple[_Far, _Far]:
+    """log P of cells and of the open tail whose nearer end lies from `start` to `end` DN from the middle."""
+    first = max(start - bound, 0.5 * read.gaussian_dn)
+    y = np.linspace(math.log(first), math.log(end - bound), max(16, math.ceil(math.log((end - bound) / first) * 64)))
+    d = np.exp(y)
+    x = -(bound + d)
+    ends = read.log_interval(x - 1.0, x), read.log_interval(np.full(x.shape, -np.inf), x)
+    splines = [interpolate.make_interp_spline(y, end + 0.5 * (d / read.gaussian_dn) ** 2, k=_DEGREE) for end in ends]
+    return _Far(read.gaussian_dn, bound, splines[0]), _Far(read.gaussian_dn, bound, splines[1])

@@ -8,13 +8,14 @@ from scipy import special
 from noiseflow.sensors import VirtualSensor
 from noiseflow.sensors.pmf import PixelNoise, ReadNoise
 
-ELECTRONS = np.arange(1500)
-
 
 def brute_force(pixel: PixelNoise, code: int, rate: float, offset: float) -> float:
-    poisson = special.xlogy(ELECTRONS, rate) - rate - special.gammaln(ELECTRONS + 1)
-    lower = (code - 0.5 if code > pixel.min_code else -np.inf) - offset - pixel.gain * ELECTRONS
-    upper = (code + 0.5 if code < pixel.max_code else np.inf) - offset - pixel.gain * ELECTRONS
+    """The sum over all electrons up to far beyond both the expected number and the cell."""
+    top = max(rate, (code - offset) / pixel.gain, 0.0)
+    electrons = np.arange(int(top + 15 * np.sqrt(top) + 40 * pixel.read.std / pixel.gain + 60))
+    poisson = special.xlogy(electrons, rate) - rate - special.gammaln(electrons + 1)
+    lower = (code - 0.5 if code > pixel.min_code else -np.inf) - offset - pixel.gain * electrons
+    upper = (code + 0.5 if code < pixel.max_code else np.inf) - offset - pixel.gain * electrons
     return float(special.logsumexp(poisson + np.maximum(pixel.read.log_interval(lower, upper), -1e30)))
 
 
@@ -26,6 +27,9 @@ def brute_force(pixel: PixelNoise, code: int, rate: float, offset: float) -> flo
         PixelNoise(0.5, ReadNoise(0.8, 1, 0), 255),
         PixelNoise(1.0, ReadNoise(0.1), 255),
         PixelNoise(41.0, ReadNoise(0, 49, -0.2), 1023, -20),
+        PixelNoise(2.0, ReadNoise(0, 3, 0.2), 255),  # bounded: cells beyond it are impossible at rate 0
+        PixelNoise(2.0, ReadNoise(0.3, 0.3, 0.14), 63),  # bounded, but for a Gaussian: none is
+        PixelNoise(2.0, ReadNoise(0.4, 1, 0.5), 63, -20),
     ],
     ids=str,
 )

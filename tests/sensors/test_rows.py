@@ -15,37 +15,38 @@ from noiseflow.shot import CFA_PATTERNS, Shot
 
 
 def brute_force(pixel: PixelNoise, row_std: float, codes: np.ndarray, rate: np.ndarray) -> float:
-    """The integral over ±9 prior standard deviations with steps far below the read noise over √n."""
-    step = min(1.0, pixel.read.std) / (3 * np.sqrt(codes.size))
-    nodes = np.arange(-9 * row_std, 9 * row_std, step)
+    """The integral by a dense trapezoid, the pixels' probabilities tabulated for the distinct (code, rate)."""
+    read = pixel.read.gaussian_dn
+    # e^-40 of the whole is as good as nothing: the nodes that the plain Gaussian approximation can reach.
+    variance = pixel.gain**2 * (rate + 2) + read**2 + 1
+    spread = np.sqrt(1 / (1 / row_std**2 + (1 / variance).sum()))
+    centre = ((codes - pixel.gain * rate) / variance).sum() * spread**2
+    step = min(1.0, read) / (3 * np.sqrt(codes.size))
+    reach = 9 * spread + 2 * pixel.gain
+    nodes = centre + np.arange(-reach, reach, step)
+    (code, level), count = np.unique(np.stack([codes, rate]), axis=1, return_counts=True)
     electrons = np.arange(int(rate.max() + 12 * np.sqrt(rate.max()) + 30))
-    # e^-60 of the whole is as good as nothing: keep the nodes that the plain Gaussian approximation can reach.
-    spread = np.sqrt(1 / (1 / row_std**2 + (1 / (pixel.gain**2 * (rate + 2) + pixel.read.std**2 + 1)).sum()))
-    centre = ((codes - pixel.gain * rate) / (pixel.gain**2 * (rate + 2) + pixel.read.std**2 + 1)).sum() * spread**2
-    nodes = nodes[np.abs(nodes - centre) < 9 * spread + 2 * pixel.gain]
-    poisson = special.xlogy(electrons, rate[:, None]) - rate[:, None] - special.gammaln(electrons + 1)
-    lower = np.where(codes > pixel.min_code, codes - 0.5, -np.inf)[:, None] - pixel.gain * electrons
-    upper = np.where(codes < pixel.max_code, codes + 0.5, np.inf)[:, None] - pixel.gain * electrons
-    total = np.array(
-        [special.logsumexp(poisson + pixel.read.log_interval(lower - r, upper - r), axis=1).sum() for r in nodes]
-    )
-    total -= 0.5 * (nodes / row_std) ** 2 + np.log(row_std * np.sqrt(2 * np.pi))
+    poisson = np.exp(special.xlogy(electrons, level[:, None]) - level[:, None] - special.gammaln(electrons + 1))
+    total = -0.5 * (nodes / row_std) ** 2 - np.log(row_std * np.sqrt(2 * np.pi))
+    for c, p, times in zip(code, poisson, count, strict=True):
+        used = p > 1e-40
+        middle = c - pixel.gain * electrons[used] - nodes[:, None]
+        low = (middle - 0.5) / read if c > pixel.min_code else np.full(middle.shape, -np.inf)
+        high = (middle + 0.5) / read if c < pixel.max_code else np.full(middle.shape, np.inf)
+        mirrored = low + high > 0
+        cell = special.ndtr(np.where(mirrored, -low, high)) - special.ndtr(np.where(mirrored, -high, low))
+        total += times * np.log(cell @ p[used] + 1e-300)
     return float(special.logsumexp(total) + np.log(step))
 
 
+@pytest.mark.parametrize("n", [4, 64, 512])
 @pytest.mark.parametrize(
-    ("n", "read", "gain", "row_std", "mean"),
-    [
-        *((n, *case) for n in (4, 64) for case in ((0.1, 1.0, 0.5, 2), (0.3, 0.37, 0.3, 3), (1, 0.8, 0.6, 12))),
-        (64, 3, 2, 1.5, 6),
-        (512, 1, 0.8, 0.6, 12),
-        (512, 3, 2, 1.5, 6),
-    ],
+    ("read", "gain", "row_std", "mean"), [(0.1, 1.0, 0.5, 2), (0.3, 0.37, 0.3, 3), (1, 0.8, 0.6, 12), (3, 2, 1.5, 6)]
 )
 def test_log_mass_is_the_integral(n, read, gain, row_std, mean):
     rng = np.random.default_rng(n)
     pixel = PixelNoise(gain, ReadNoise(read), 63)
-    rate = rng.gamma(2.0, mean / 2, n)
+    rate = mean * rng.choice([0.3, 1.0, 2.2], n)
     noise = read * rng.normal(size=n) + row_std * rng.normal()
     codes = np.clip(np.rint(gain * rng.poisson(rate) + noise), 0, 63).astype(np.int64)
     assert (codes == 0).any() or n == 4 or mean > 3
@@ -58,8 +59,8 @@ def test_closed_form_of_4000_gaussian_pixels():
     rng = np.random.default_rng(0)
     n, row_std = 4000, 15.0
     pixel = PixelNoise(50.0, ReadNoise(40.0), 10_000, -10_000)
-    rate = np.zeros((2, n))
-    noise = 40 * rng.normal(size=(2, n)) + row_std * rng.normal(size=(2, 1))
+    rate = np.zeros((1, n))
+    noise = 40 * rng.normal(size=(1, n)) + row_std * rng.normal(size=(1, 1))
     codes = np.rint(noise).astype(np.int64)
     x, variance = codes.astype(np.float64), 40.0**2 + 1 / 12
     total = variance + n * row_std**2
