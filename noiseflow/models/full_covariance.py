@@ -144,15 +144,16 @@ def _integral(box: Cells, moments: Moments, points: list[tuple[float, float]]) -
     """Log mass of n boxes `(n, 3)`; points are places in (0, 1) with the logarithms of their weights."""
     (m0, m1, m2), (s0, s1, s2), (l10, l20, l21) = (value.unbind(dim=1) for value in moments)
     red, green, blue = (Cells(box.low[:, c], box.high[:, c]) for c in range(3))
-    terms = []
+    mass = torch.full_like(box.low[:, 0], -torch.inf)
     for u0, log_weight0 in points:
         n0, term0 = _node(red, m0, s0, u0)
         mean1 = m1 + l10 * (n0 - m0)
         for u1, log_weight1 in points:
             n1, term1 = _node(green, mean1, s1, u1)
             mean2 = m2 + l20 * (n0 - m0) + l21 * (n1 - mean1)
-            terms.append(log_weight0 + log_weight1 + term0 + term1 + log_normal_mass(blue, mean2, s2))
-    return torch.logsumexp(torch.stack(terms), dim=0)
+            term2 = log_normal_mass(blue, mean2, s2)
+            mass = torch.logaddexp(mass, log_weight0 + log_weight1 + term0 + term1 + term2)
+    return mass
 
 
 def _closed_points(nodes: int) -> list[tuple[float, float]]:

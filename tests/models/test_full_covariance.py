@@ -152,8 +152,8 @@ def test_isotropic_is_one_variance_for_all_colours(model):
     for row, pair in enumerate((1, 0)):
         noise = (noisy - shot.clean)[row]
         # Unquantised and unclipped: the likelihood is that of the mean square, to what float32 parameters hold.
-        assert float(fitted.level.log_b[pair, 0].exp()) == pytest.approx(float(noise.var(correction=0)), rel=1e-4)
-        assert float(fitted.level.offset[pair, 0]) == pytest.approx(float(noise.mean()), abs=1e-6)
+        assert fitted.level.log_b[pair, 0].exp().item() == pytest.approx(float(noise.var(correction=0)), rel=1e-4)
+        assert fitted.level.offset[pair, 0].item() == pytest.approx(float(noise.mean()), abs=1e-6)
     assert fitted.level.log_b.shape == (2, 1)
 
 
