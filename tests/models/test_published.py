@@ -232,7 +232,7 @@ def test_they_train_here(name, domain, tree, tmp_path):
     assert before < nlf + 0.5  # an intercept per camera, or no signal dependence at all, costs some tenths of a nat
     assert after < before
     drawn = trained.sample(shot.rows([0, 1]), seed=torch.arange(2))
-    # Nothing of a batch: what biases the released flows, statistics that differ in training and inference, is absent.
+    # Nothing of a batch: the released flows are biased by statistics that differ in training and inference.
     assert torch.equal(trained.train().sample(shot.rows([0, 1]), seed=torch.arange(2)), drawn)
     assert torch.equal(trained.sample(shot.rows(1), seed=1), drawn[1:])
 
