@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import torch
+
 from noiseflow.conditions import Conditions
 from noiseflow.intensity import SrgbIntensity
 from noiseflow.models.flow import Flow
@@ -34,9 +36,11 @@ def noise_flow(
 ) -> Flow:
     """Noise Flow: signal-dependent scale, gain, and steps of 1×1 convolution and coupling, without squeeze.
 
-    The couplings see the clean image and the predicted log standard deviation beside half of the noise. 1×1
-    convolutions and couplings start as the identity, so the flow starts as the noise level function it is given
-    (`Flow.start_from`).
+    The couplings see the clean image and the predicted log standard deviation beside half of the noise. They start as
+    the identity and the 1×1 convolutions as fixed random rotations, which leave standard normal noise what it is: the
+    flow starts as the noise level function it is given (`Flow.start_from`). With the identity in place of rotations it
+    would start on a saddle: noise that is independent between channels but not normal gives a coupling nothing to see
+    until it has been mixed.
 
     Args:
         pairs: the (camera, ISO) pairs.
@@ -57,7 +61,7 @@ def noise_flow(
         elif name == "gain":
             stack.append(Gain(conditions))
         elif name == "unc":
-            stack.append(Conv1x1LU(channels))
+            stack.append(Conv1x1LU(channels, torch.Generator().manual_seed(i)))
             stack.append(AffineCoupling(channels, hidden, context=2 * channels, swap=i % 2 == 1))
         else:
             raise ValueError(f"layers: expected sdn, gain or unc joined by |, got {name!r} in {layers!r}")
