@@ -38,8 +38,11 @@ from noiseflow.transforms.base import at_resolution
 SWEEPS = 2
 """Sweeps that refine the proposal when a flow is scored: a third is worth about a hundredth of the first."""
 
-_TRIAL, _PROBE = -1, -2
+_TRIALS, _PROBE = (-1, -3), -2
 """Streams beside those of the reported draws, 0, 1, …."""
+
+_TIGHT = 1e-5
+"""Looseness in nats per value below which there is nothing to refine."""
 
 _PIXELS = 1 << 16
 """Pixels whose gradients are taken at a time: a tile of 256×256."""
@@ -132,8 +135,9 @@ class Flow(FittedModel):
             shot: clean images and conditions.
             seed: as in `sample`; draw k uses its own stream.
             draws: number of draws per row.
-            sweeps: steps by which the proposal is refined (`noiseflow.models.proposal`), in the rows where that
-                raises the bound on a further draw, which is not reported; 0 draws from the reference.
+            sweeps: steps by which the proposal is refined (`noiseflow.models.proposal`), in the rows where the bound
+                is not tight already and that raises it, judged by two draws that are not reported; 0 draws from the
+                reference.
         """
         key = torch.as_tensor(seed, dtype=torch.int64)
 
@@ -143,18 +147,19 @@ class Flow(FittedModel):
 
         cell, padded, proposal = self._prepare(noisy, shot)
         if sweeps:
-            slopes = self._slopes(padded, combine(key, _PROBE))
-            refined, moved = refine(proposal, cell, slopes, sweeps=sweeps, phase=self.size_multiple)
-            rows = moved.nonzero().flatten()
+            trials = [uniforms(stream) for stream in _TRIALS]
+            plain = torch.stack([self._draw(cell, padded, proposal, trial) for trial in trials])
+            rows = (plain.var(dim=0) > 2 * _TIGHT * noisy[0].numel()).nonzero().flatten()
             if len(rows):
                 some, part = Cells(*(end[rows] for end in cell)), padded.rows(rows)
-                trial = uniforms(_TRIAL)[rows]
-                old, new = (
-                    self._draw(some, part, Proposal(*(value[rows] for value in q)), trial) for q in (proposal, refined)
-                )
-                better = torch.zeros_like(moved)
-                better[rows] = torch.isfinite(new) & ~(new <= old)
-                proposal = proposal.where(better, refined)
+                start = Proposal(*(value.expand_as(cell.low)[rows] for value in proposal))
+                slopes = self._slopes(part, combine(key, _PROBE).expand(len(padded))[rows.to(key.device)])
+                refined, moved = refine(start, some, slopes, sweeps=sweeps, phase=self.size_multiple)
+                drawn = torch.stack([self._draw(some, part, refined, trial[rows]) for trial in trials])
+                better = moved & torch.isfinite(drawn).all(dim=0) & ~(drawn.mean(dim=0) <= plain[:, rows].mean(dim=0))
+                chosen = start.where(better, refined)
+                proposal = Proposal(*(value.expand_as(cell.low).clone() for value in proposal))
+                proposal.mean[rows], proposal.std[rows] = chosen.mean, chosen.std
         shares = torch.stack([self._share(cell, padded, proposal, uniforms(k)) for k in range(draws)])
         values = shares.sum(dim=(2, 3))
         looseness = 0.5 * values.var(dim=0) if draws > 1 else torch.full_like(values[0], torch.nan)

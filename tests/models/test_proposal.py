@@ -11,7 +11,6 @@ from torch import nn
 from noiseflow.cells import Cells, cells, draw_in_cells, log_normal_mass, mean_in_cells
 from noiseflow.conditions import Conditions
 from noiseflow.models import Flow, NoiseLevelFunction, glow, noise_flow, synthesize
-from noiseflow.models.base import quantise
 from noiseflow.models.proposal import Proposal, refine
 from noiseflow.noise_level import NoiseLevel
 from noiseflow.shot import Shot
@@ -170,7 +169,7 @@ def test_no_mass_is_lowered(name, lsb):
         assert torch.equal(refined.log_mass, plain.log_mass)
         # float32: a value's log p moves by 2⁻²⁴ · z² or so from draw to draw
         assert float(refined.looseness.max()) / noisy[0].numel() <= 1e-6
-    elif "flow" in name:
+    elif name == "noise_flow":
         assert float(rise.mean()) / noisy[0].numel() > 1e-3  # it does something
 
 
@@ -376,13 +375,19 @@ def test_mean_in_cells_of_every_width():
 
 
 def test_a_started_flow_scores_as_its_noise_level_function():
-    """float64, over-wide codes and clipped pixels: the refined bound is the exact mass, draw by draw."""
+    """float64, over-wide codes and clipped pixels: the refined bound is the exact mass, draw by draw.
+
+    Up to its rotations, eight of them, each kept in float32 and so orthogonal to about 1e-7: |z|², which is about the
+    number of values, may move by 1e-6 of itself.
+    """
     flow = BUILD["started"]().double()
     nlf = NoiseLevelFunction(PAIRS, 4).double()
     nlf.level.copy_from(flow.reference)
     shot = dark_shot(4, 3, 12, 12, torch.float64, lsb=0.05)
-    noisy = quantise(shot.clean + 0.02 * torch.randn(shot.clean.shape, dtype=torch.float64), shot)
+    noisy = synthesize(nlf, shot, seed=torch.arange(3))
+    assert float((noisy == 0).double().mean()) > 0.01
     with torch.no_grad():
         exact = nlf.log_mass(noisy, shot)
     for seed in range(3):
-        assert flow.log_mass(noisy, shot, seed=seed).tolist() == pytest.approx(exact.tolist(), rel=1e-10)
+        scored = flow.log_mass(noisy, shot, seed=seed)
+        assert scored.tolist() == pytest.approx(exact.tolist(), abs=1e-6 * noisy[0].numel())
