@@ -189,7 +189,10 @@ def _missing(parsed: Any) -> list[str]:
     if parsed.command not in _OPTIONS or given.get("resume") is not None:
         return []
     required = [f.name for f in dataclasses.fields(_OPTIONS[parsed.command]) if f.default is dataclasses.MISSING]
-    return ["--" + name.replace("_", "-") for name in required if given[name] is None]
+    missing = ["--" + name.replace("_", "-") for name in required if given[name] is None]
+    if parsed.command == "evaluate" and not given["models"] and given["samples"] is None:
+        missing.append("a MODEL or --samples")
+    return missing
 
 
 def _changed(options: type, given: dict[str, Any]) -> dict[str, Any]:

@@ -60,8 +60,6 @@ def score(
     """
     together = together or Crew()
     folders = listed(options.samples) or []
-    if not models and not folders:
-        raise UserError("expected models to score, or folders of images with --samples, got neither")
     files = [None if name in BASELINES else model_path(name) for name in models]
     loaded = [None if path is None else load(path) for path in files]
     first = next((model for model in loaded if model is not None), None)
