@@ -18,7 +18,7 @@ from noiseflow.shot import Shot
 TILE = 256
 """Side of the tiles, in packed pixels (raw) or pixels (sRGB)."""
 
-_BATCH = 4
+_BATCH = 2
 
 
 class Tiles(NamedTuple):
