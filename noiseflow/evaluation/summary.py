@@ -18,9 +18,7 @@ from noiseflow.evaluation.sources import Entry
 from noiseflow.evaluation.structure import StructureScores
 from noiseflow.metrics.intervals import Interval, paired_difference, scene_interval
 from noiseflow.models import FittedModel
-
-LOOSE = 0.03
-"""Looseness in nats per value above which a mass is called loose."""
+from noiseflow.report.results import LOOSE
 
 
 @dataclass

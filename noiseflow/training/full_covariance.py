@@ -10,6 +10,7 @@ from noiseflow.cells import cells
 from noiseflow.conditions import Place
 from noiseflow.models.full_covariance import FullGaussian, Moments, Nodes, log_box_mass
 from noiseflow.shot import Shot
+from noiseflow.training.noise_level import minimise
 
 _NODES = Nodes(2, 6)
 """While fitting: cells inside the range are narrow, and two nodes are exact to width⁴ there."""
@@ -35,24 +36,13 @@ def fit_full_covariance(noisy: Float[Tensor, "b 3 h w"], shot: Shot, *, iteratio
     # The offset is sought in units of the noise, so that all unknowns have curvatures of order one.
     start, unit = model.offset.detach().clone(), model.log_std.detach().exp().amin(dim=0)
     step = torch.zeros_like(start, requires_grad=True)
-    optimizer = torch.optim.LBFGS(
-        [model.log_std, model.lower, step],
-        max_iter=iterations,
-        history_size=20,
-        tolerance_grad=1e-6,
-        tolerance_change=1e-10,
-        line_search_fn="strong_wolfe",
-    )
 
     def loss() -> Tensor:
-        optimizer.zero_grad()
         mean = (start + unit * step)[place.camera]
         moments = Moments(mean, model.log_std.exp()[place.lower], model.lower[place.lower])
-        value = -(log_box_mass(cell, moments, _NODES).sum(dim=(1, 2)) * share).sum()
-        value.backward()  # type: ignore[no-untyped-call]
-        return value
+        return -(log_box_mass(cell, moments, _NODES).sum(dim=(1, 2)) * share).sum()
 
-    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    minimise(loss, [model.log_std, model.lower, step], iterations)
     with torch.no_grad():
         model.offset.copy_(start + unit * step)
     if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):

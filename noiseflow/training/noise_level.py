@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -62,8 +63,29 @@ def fit_noise_level(
     place = conditions.locate(seen)
     # Every pair counts alike, however many patches it has, so that one optimiser serves them all.
     share = 1.0 / torch.bincount(place.lower, minlength=len(conditions))[place.lower] / noisy[0].numel()
+
+    def loss() -> Tensor:
+        mass = log_normal_mass(cell, (unit * offset)[place.camera][..., None, None], level.variance(seen).sqrt())
+        return -(mass.sum(dim=(1, 2, 3)) * share).sum()
+
+    minimise(loss, [p for p in (level.log_a, level.log_b, offset) if p.requires_grad], iterations)
+    with torch.no_grad():
+        level.offset.copy_(unit * offset)
+    if not all(bool(torch.isfinite(p).all()) for p in (level.log_b, level.offset)):
+        raise ValueError("the noise level function did not converge: are noisy and clean images of one scene?")
+    return level.float()
+
+
+def minimise(loss: Callable[[], Tensor], parameters: Sequence[Tensor], iterations: int) -> None:
+    """Move parameters, in place, to the minimum of a smooth loss whose curvatures are of order one (L-BFGS).
+
+    Args:
+        loss: gives the loss at the parameters' present values, with its graph.
+        parameters: leaves that the loss depends on.
+        iterations: limit on the iterations.
+    """
     optimizer = torch.optim.LBFGS(
-        [p for p in (level.log_a, level.log_b, offset) if p.requires_grad],
+        list(parameters),
         max_iter=iterations,
         history_size=20,
         tolerance_grad=1e-6,
@@ -71,19 +93,13 @@ def fit_noise_level(
         line_search_fn="strong_wolfe",
     )
 
-    def loss() -> Tensor:
+    def closure() -> Tensor:
         optimizer.zero_grad()
-        mass = log_normal_mass(cell, (unit * offset)[place.camera][..., None, None], level.variance(seen).sqrt())
-        value = -(mass.sum(dim=(1, 2, 3)) * share).sum()
+        value = loss()
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
-    optimizer.step(loss)  # type: ignore[no-untyped-call]
-    with torch.no_grad():
-        level.offset.copy_(unit * offset)
-    if not all(bool(torch.isfinite(p).all()) for p in (level.log_b, level.offset)):
-        raise ValueError("the noise level function did not converge: are noisy and clean images of one scene?")
-    return level.float()
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
 
 
 @torch.no_grad()
