@@ -1,0 +1,1 @@
+"""From frames of one's own camera to the parameters of its noise, with intervals."""
