@@ -130,7 +130,7 @@ def evaluate(
         if batch.numbers:
             _score(work, batch, frames[batch.frame], truth, seed, torch.device(device), samples, batch.frame in chosen)
     progress.update(len(mine) - done)
-    parts = crew.gather(work)
+    parts = crew.gather(work, "scores")
     if not parts:
         return None
     work = parts[0]
