@@ -87,6 +87,11 @@ class FitOptions(DataOptions):
     batch: int = _option("patches per step", 12)
     patch: int = _option("side of the patches, in packed pixels (raw) or pixels (sRGB)", 64)
     learning_rate: float = _option("peak of the one-cycle schedule", 4e-3)
+    mean_weight: float | None = _option(
+        "weight of the squared bias of the flow's own draws, by intensity, beside the mass; default 1 for srgb_flow, "
+        "whose layers would draw too bright or too dark a noise without it, 0 for the others",
+        None,
+    )
     hidden: int | None = _option("channels of the couplings' hidden layers; default: the architecture's own", None)
     layers: str | None = _option("order of noise_flow's layers, such as sdn|unc|unc|gain|unc|unc", None)
     keep: Literal["last", "best"] = _option("save the last step, or the best one on the validation scenes", "last")

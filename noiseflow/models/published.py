@@ -2,7 +2,8 @@
 
 *Trained here* they are ordinary flows for latent noise, maximising the probability of the stored codes like every other
 flow of this package. Their couplings have no batch norm: with it, the likelihood of a patch depends on the rest of its
-batch, and running averages of the last few scenes bias what is sampled. `noise_flow_paper(norm=True)` has it, for
+batch, and running averages of the last few scenes bias what is sampled. Their 1×1 convolutions start as fixed random
+rotations, not as the identity, which is a saddle (`noise_flow`). `noise_flow_paper(norm=True)` has it, for
 training as published; `fold_norm` takes it out of a trained flow.
 
 *Released* ones (`released=True`, filled by `noiseflow import`) are densities of recorded noise, noisy − clean after
@@ -180,13 +181,14 @@ def noise_flow_paper(
     """
     conditions = CrossedConditions(pairs) if released else Conditions(pairs)
     stack: list[Transform] = []
-    for name in NOISE_FLOW_LAYERS.split("|"):
+    for i, name in enumerate(NOISE_FLOW_LAYERS.split("|")):
         if name == "sdn":
             stack.append(CameraIsoScale(conditions))
         elif name == "gain":
             stack.append(GlobalGain())
         else:
-            stack += [Conv1x1LU(channels), BorderCoupling(channels, hidden, norm=norm)]
+            rotation = torch.Generator().manual_seed(i)
+            stack += [Conv1x1LU(channels, rotation), BorderCoupling(channels, hidden, norm=norm)]
     model: FittedModel
     if released:
         if channels != 4 or condition != "raw":
@@ -242,11 +244,11 @@ def srgb_flow(
     """
     conditions = Conditions(pairs)
     stack: list[Transform] = []
-    for name in SRGB_FLOW_LAYERS.split("|"):
+    for i, name in enumerate(SRGB_FLOW_LAYERS.split("|")):
         if name == "cl2":
             stack.append(ConditionalAffine(conditions, channels, first=not stack))
         else:
-            stack.append(Conv1x1LU(channels))
+            stack.append(Conv1x1LU(channels, torch.Generator().manual_seed(i)))
             stack.append(BorderCoupling(channels, hidden, clean=channels, conditions=conditions))
     model: FittedModel
     if released:

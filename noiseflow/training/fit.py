@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import platform
 import time
 import warnings
@@ -41,6 +42,9 @@ _BEGUN = ("config.yaml", "environment.json")  # written before the first step
 DEFAULT_STEPS = {"noise_flow": 1200, "glow": 1500, "noise_flow_paper": 1200, "srgb_flow": 1200}
 """Training steps where none are asked for."""
 
+_MEAN_WEIGHT = {"srgb_flow": 1.0}
+"""Weight of the squared bias of a flow's draws where none is given; 0 for the others, whose draws hardly have one."""
+
 _INVERSIONS = 2
 _VALUES_PER_PAIR = 100_000
 _CALIBRATION_PATCH = 16  # many small ones: neighbouring values tell less than distant ones
@@ -67,7 +71,8 @@ def fit(options: FitOptions, progress: Progress = SILENT) -> bool:
             f"--condition srgb: expected a flow, got {options.model}; the baselines see the clean raw frame"
         )
     dataset = open_split(options, options.split, condition=options.condition)
-    options = replace(options, domain=dataset.domain, steps=_steps(options))  # type: ignore[arg-type]
+    weight = _MEAN_WEIGHT.get(options.model, 0.0) if options.mean_weight is None else options.mean_weight
+    options = replace(options, domain=dataset.domain, steps=_steps(options), mean_weight=weight)  # type: ignore[arg-type]
     model = build(options, dataset)
     out = claim(options.out, overwrite=options.overwrite)
     for name in ("model.safetensors", "metrics.csv", CHECKPOINT):
@@ -115,8 +120,8 @@ def complete(
 
 def write_config(out: Path, options: FitOptions, dataset: NoiseDataset) -> None:
     """Write what repeats the run and where it was made, before it begins."""
-    write_atomically(out / "config.yaml", yaml.safe_dump(as_dict(options), sort_keys=True).encode())
     _write_environment(out, _environment(options) | {"data_hash": dataset.root_hash()})
+    write_atomically(out / "config.yaml", yaml.safe_dump(as_dict(options), sort_keys=True).encode())
 
 
 def _write_environment(out: Path, environment: dict[str, Any]) -> None:
@@ -223,6 +228,8 @@ def _steps(options: FitOptions) -> int:
     steps = DEFAULT_STEPS.get(options.model, 0) if options.steps is None else options.steps
     if steps < 0 or options.batch < 1 or options.patch < 1:
         raise UserError("--steps, --batch, --patch: expected whole numbers that are not negative")
+    if options.mean_weight is not None and not 0 <= options.mean_weight < math.inf:
+        raise UserError(f"--mean-weight: expected a number of 0 or above, got {options.mean_weight:g}")
     return steps
 
 
@@ -237,6 +244,8 @@ def build(options: FitOptions, dataset: NoiseDataset) -> FittedModel:
         extra["condition"] = options.condition
     if options.model != "noise_flow" and "layers" in extra:
         raise UserError("--layers: only noise_flow takes an order of layers")
+    if options.model in BASELINES and options.mean_weight:
+        raise UserError(f"--mean-weight: {options.model} is no flow; its noise has the mean that it was fitted")
     if options.model in BASELINES and "hidden" in extra:
         raise UserError(f"--hidden: {options.model} has no hidden layers")
     try:
@@ -282,6 +291,7 @@ def _train(
         model,
         steps=options.steps,
         learning_rate=options.learning_rate,
+        mean_weight=options.mean_weight or 0.0,
         seed=options.seed,
         resume_from=checkpoint,
         source=lambda number: str(data.train_patches.frame_of(number).files[0]),

@@ -20,8 +20,9 @@ from noiseflow.errors import UserError
 from noiseflow.models import Flow
 from noiseflow.randomness import combine
 from noiseflow.shot import Shot
+from noiseflow.training.mean_noise import mean_error
 
-_TRAINING, _VALIDATION = 0, 1
+_TRAINING, _VALIDATION, _MEAN = 0, 1, 2
 
 
 class NonFiniteError(UserError):
@@ -35,6 +36,7 @@ class NoiseModelTask(L.LightningModule):
         model: the flow to train.
         steps: length of the schedule.
         learning_rate: its peak.
+        mean_weight: weight of the squared bias of the flow's draws (`noiseflow.training.mean_noise`); 0 draws none.
         seed: seed of the draws inside the cells.
         resume_from: a loaded checkpoint to go on from, as if never stopped.
         source: names the file that a patch was cut from, by the patch's number; for error messages.
@@ -51,6 +53,7 @@ class NoiseModelTask(L.LightningModule):
         *,
         steps: int,
         learning_rate: float = 4e-3,
+        mean_weight: float = 0.0,
         seed: int = 0,
         resume_from: dict[str, Any] | None = None,
         source: Callable[[int], str] | None = None,
@@ -66,6 +69,7 @@ class NoiseModelTask(L.LightningModule):
             self.load_state_dict(resume_from["state_dict"])
         self.steps = steps
         self.learning_rate = learning_rate
+        self.mean_weight = mean_weight
         self.seed = seed
 
     @property
@@ -85,15 +89,20 @@ class NoiseModelTask(L.LightningModule):
             noisy, shot = batch
             self.model.initialize(noisy - shot.clean, shot)
 
-    def training_step(self, batch: tuple[Tensor, Shot], batch_idx: int) -> Tensor:
-        """One step on a batch of patches."""
+    def training_step(self, batch: tuple[Tensor, Shot], batch_idx: int) -> dict[str, Tensor]:
+        """One step on a batch of patches; the loss, and the mass that is its main part."""
         noisy, shot = batch
         self._shot = shot
-        loss = self.mass(noisy, shot, self.step, _TRAINING)
+        mass = self.mass(noisy, shot, self.step, _TRAINING)
+        loss = mass
+        if self.mean_weight:
+            generator = torch.Generator().manual_seed(int(combine(self.seed, _MEAN, self.step)))
+            z = torch.randn(noisy.shape, generator=generator).to(noisy.device)
+            loss = mass + self.mean_weight * mean_error(self.model, noisy, shot, z)
         if not bool(torch.isfinite(loss)):
             raise NonFiniteError(self._blame(noisy, shot))
-        self.log("mass", loss.detach(), batch_size=len(shot))
-        return loss
+        self.log("mass", mass.detach(), batch_size=len(shot))
+        return {"loss": loss, "mass": mass.detach()}
 
     def _rows(self, shot: Shot, rows: Iterable[int]) -> str:
         """Camera, ISO and file of some rows of the batch in hand, each once."""

@@ -107,7 +107,7 @@ class MetricsFile(L.Callback):
         validated = self.validation.last if self.validation else None
         values = (
             str(pl_module.step),
-            f"{float(outputs['loss']):.9g}",
+            f"{float(outputs['mass']):.9g}",
             "" if validated is None else f"{validated:.9g}",
             f"{self._learning_rate:.9g}",
         )
@@ -183,7 +183,7 @@ class ShowProgress(L.Callback):
         batch_idx: int,
     ) -> None:
         """Show a running mean over about the last 50 steps."""
-        mass = float(outputs["loss"])
+        mass = float(outputs["mass"])
         self._mass = mass if self._mass is None else self._mass + 0.02 * (mass - self._mass)
         figures: dict[str, float | str] = {"mass": f"{self._mass:.4f} nats/value"}
         if self.validation is not None and self.validation.latest is not None:

@@ -202,6 +202,26 @@ def test_the_tensorflow_flow_is_what_its_variables_say(tmp_path):
         assert_same(model.transform(x, shot), z, log_det)
 
 
+def test_a_tensorflow_checkpoint_is_what_its_variables_say(tmp_path):
+    """Written by TensorFlow's own Saver, with the optimiser's slots and a step counter in it, as a training leaves it."""
+    tf = pytest.importorskip("tensorflow")
+    state = {key: value.numpy() for key, value in tensorflow_flow().items()}
+    slots = {f"{key}/Adam": value for key, value in state.items()} | {"global_step": np.int64(3)}
+    graph = tf.Graph()
+    with graph.as_default(), tf.compat.v1.Session() as session:
+        for name, value in (state | slots).items():
+            tf.compat.v1.get_variable(name, initializer=tf.constant(value))
+        session.run(tf.compat.v1.global_variables_initializer())
+        tf.compat.v1.train.Saver().save(session, str(tmp_path / "model.ckpt"), global_step=3)
+    np.savez(tmp_path / "variables.npz", **state)
+    expected = import_checkpoint(tmp_path / "variables.npz").model
+    for name in ("model.ckpt-3", "model.ckpt-3.index"):
+        found = import_checkpoint(tmp_path / name).model
+        assert found.card == expected.card
+        for key, value in expected.state_dict().items():
+            torch.testing.assert_close(found.state_dict()[key], value, rtol=0, atol=0)
+
+
 def test_dncnn_is_what_its_checkpoint_says(tmp_path):
     state = dncnn(channels=3, width=6, depth=5)
     network = imported(state, tmp_path, wrap=dict).denoiser.double()

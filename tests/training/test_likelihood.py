@@ -8,6 +8,7 @@ import torch
 from noiseflow.datasets import collate, open_dataset
 from noiseflow.models import NoiseLevelFunction, glow
 from noiseflow.training.likelihood import NoiseModelTask, PatchDataModule
+from noiseflow.training.mean_noise import mean_error
 from noiseflow.training.noise_level import fit_noise_level
 from noiseflow.transforms import ActNorm
 
@@ -75,3 +76,26 @@ class TestTraining:
     def test_equal_seeds_give_equal_weights(self, smeared):
         states = [trained(smeared, build(smeared), 3).state_dict() for _ in range(2)]
         assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+def test_mean_error_is_the_squared_bias_of_the_draws(smeared):
+    """On a noise level function in the form of a flow, moved by a known part of σ, against plain sums over hats."""
+    noisy, shot = collate([frame.read() for frame in smeared.frames])
+    flow = build(smeared)
+    flow.start_from(fit_noise_level(noisy, shot))
+    generator = torch.Generator().manual_seed(3)
+    z = torch.randn(noisy.shape, generator=generator)
+    std = flow.reference.variance(shot).sqrt()
+    with torch.no_grad():
+        drawn = (shot.clean + flow.reference.mean(shot) + std * z).clamp(0, 1)  # drawn by the flow as it starts
+        error = ((drawn - noisy) / std).double().numpy()
+        clean = shot.clean.double().numpy()
+        expected = np.zeros(3)
+        for channel in range(3):
+            for knot in np.linspace(0, 1, 6):
+                weight = np.interp(clean[:, channel], (knot - 0.2, knot, knot + 0.2), (0, 1, 0))
+                expected[channel] += (weight * error[:, channel]).mean() ** 2 / max(weight.mean(), 1e-3)
+        found = mean_error(flow, noisy, shot, z)
+        assert float(found) == pytest.approx(expected.mean(), rel=1e-4)  # layers in float32
+        moved = mean_error(flow, noisy, shot, z + 0.5)
+    assert float(moved) > float(found) + 0.1  # half a σ to one side, 0.25 but for what is clipped

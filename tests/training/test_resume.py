@@ -61,7 +61,8 @@ def test_killed_and_resumed_is_the_same_to_the_byte(data, uninterrupted, tmp_pat
             env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         started = time.monotonic()
-        while not (out / "config.yaml").is_file() and time.monotonic() - started < 60:
+        while not (out / "config.yaml").is_file() and time.monotonic() - started < 300:
+            assert process.poll() in (None, 0)
             time.sleep(0.05)
         wait = moments.uniform(0.0, 6.0)  # from before the first step to the last ones
         try:
