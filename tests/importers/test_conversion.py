@@ -203,7 +203,7 @@ def test_the_tensorflow_flow_is_what_its_variables_say(tmp_path):
 
 
 def test_a_tensorflow_checkpoint_is_what_its_variables_say(tmp_path):
-    """Written by TensorFlow's own Saver, with the optimiser's slots and a step counter in it, as a training leaves it."""
+    """Written by TensorFlow's own Saver, with the optimiser's slots and a step counter, as training leaves it."""
     tf = pytest.importorskip("tensorflow")
     state = {key: value.numpy() for key, value in tensorflow_flow().items()}
     slots = {f"{key}/Adam": value for key, value in state.items()} | {"global_step": np.int64(3)}
