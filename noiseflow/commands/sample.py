@@ -125,10 +125,10 @@ def read_clean(path: Path, model: FittedModel, options: SampleOptions) -> _Clean
         if not path.is_file():
             raise UserError(f"{path}: no such file")
         raw = read_raw(path, options.black, options.white, options.cfa)
-        black, white = float(raw.black.mean()), raw.white
-        width = float(raw.lsb.mean())
+        levels, white = raw.levels
+        black, width = float(levels.mean()), float(raw.lsb.mean())
         return _Clean(
-            _packed(path, raw.mosaic, raw.cfa, model), raw.cfa, np.dtype(np.uint16), black, white - black,
+            _packed(path, raw.mosaic, str(raw.cfa), model), raw.cfa, np.dtype(np.uint16), black, white - black,
             width, 0.0 - black * width, 1.0, "dng",
         )  # fmt: skip
     stored = read_image(path)
