@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,8 @@ class _Clean:
 def run(model_name: str, images: list[str], options: SampleOptions) -> int:
     """Write `<stem>_noisy_<k>` for every clean image, and `<stem>_noisy.json` with what it was made with."""
     file = model_path(model_name)
-    model = load(file)
+    model = load(file, black=options.black, white=options.white)
+    options = replace(options, camera=_camera(model, options))
     model.conditions.allow_unseen = options.allow_unseen
     if options.count < 1:
         raise UserError(f"--count: expected at least 1, got {options.count}")
@@ -116,6 +117,15 @@ def run(model_name: str, images: list[str], options: SampleOptions) -> int:
             write_atomically(out / f"{stem}_noisy.json", json.dumps(record, indent=2, sort_keys=True).encode())
     print(out)
     return 0
+
+
+def _camera(model: FittedModel, options: SampleOptions) -> str:
+    """The camera that is meant: the one named, or the only one that the model knows."""
+    if options.camera:
+        return options.camera
+    if len(model.cameras) != 1:
+        raise UserError(f"--camera: expected one of those that the model knows: {', '.join(model.cameras)}; got none")
+    return model.cameras[0]
 
 
 def read_clean(path: Path, model: FittedModel, options: SampleOptions) -> _Clean:
