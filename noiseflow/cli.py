@@ -108,8 +108,8 @@ def _parser() -> Any:
                      "changes: --steps may grow, --data may have moved, --workers and --device may differ")  # fmt: skip
     fit.add_argument("--config", action="config", help="read options from a YAML file; a run folder's config.yaml fits")
     models = (
-        "a .safetensors file, a run folder, a noise profile (a .json file or a built-in one, such as eld-sony-a7s2), or "
-        "a baseline: gaussian, nlf, physics, isotropic, full"
+        "a .safetensors file, a run folder, a noise profile (a .json file or a built-in one, such as eld-sony-a7s2), "
+        "or a baseline: gaussian, nlf, physics, isotropic, full"
     )
     command("evaluate", "score noise models and write a report", EvaluateOptions, {"models?": models})
     result = "a results.json, or the folder that evaluate wrote"
