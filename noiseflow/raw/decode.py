@@ -31,6 +31,7 @@ _FRACTIONS = (5, 10)  # TIFF types that are pairs of integers
 _CFA_PHOTOMETRIC = 32803
 _CONTAINER_BITS = 16
 _XTRANS = (6, 6)
+_MOST_ISO = 65535.0
 
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
@@ -126,10 +127,15 @@ def decode_raw(
         black=black if black is not None else levels,
         white=white if white is not None else file_white if tags.white_known(file_white) else None,
         cfa=pattern,
-        iso=iso or float(getattr(other, "iso_speed", 0.0) or 0.0) or tags.iso,
+        iso=iso or _speed(float(getattr(other, "iso_speed", 0.0) or 0.0), tags),
         exposure=exposure or float(getattr(other, "shutter_speed", 0.0) or 0.0) or None,
         camera=camera or tags.camera,
     )
+
+
+def _speed(decoded: float, tags: _Tags) -> float | None:
+    """ISO speed; 65535, the most that the oldest tag holds, stands for more where a newer one says so."""
+    return decoded if 0 < decoded < _MOST_ISO else tags.iso or decoded or None
 
 
 _HEADERS = (b"II*\0", b"MM\0*", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"II\x1a\0", b"FUJIFILM", b"FOVb", b"\0MRM")
@@ -218,9 +224,14 @@ def _tiff_tags(path: Path) -> _Tags:
                     values |= {tag.code: _values(tag) for tag in page.aspage().tags}
     except Exception:  # not a TIFF, or one that only libraw can read: its own tags stay unknown
         return _Tags({})
-    in_exif = exif.value.get("ISOSpeedRatings") if exif is not None and isinstance(exif.value, dict) else None
-    iso = np.atleast_1d(in_exif or values.get(_ISO) or 0)[0]
-    return _Tags(values, float(iso) or None)
+    said = exif.value if exif is not None and isinstance(exif.value, dict) else {}
+    speeds = [
+        said.get("ISOSpeedRatings") or values.get(_ISO),
+        said.get("ISOSpeed"),
+        said.get("RecommendedExposureIndex"),
+    ]
+    known = [float(np.atleast_1d(speed)[0]) for speed in speeds if speed]
+    return _Tags(values, next((n for n in known if n != _MOST_ISO), known[0] if known else None) or None)
 
 
 def _values(tag: Any) -> tuple[Any, ...]:
