@@ -30,7 +30,7 @@ from torch import Tensor
 from noiseflow.conditions import Conditions, CrossedConditions
 from noiseflow.models.base import FittedModel
 from noiseflow.models.flow import Flow
-from noiseflow.models.zoo import NOISE_FLOW_LAYERS, _arguments, _intensity
+from noiseflow.models.zoo import NOISE_FLOW_LAYERS, arguments_of, intensity_of
 from noiseflow.noise_level import NoiseLevel
 from noiseflow.randomness import SAMPLE, normal
 from noiseflow.raw.cfa import from_clockwise_transposed, to_clockwise_transposed
@@ -198,9 +198,9 @@ def noise_flow_paper(
         model = _ReleasedRaw(conditions, Chain(stack))
     else:
         shared = channels if channels == 3 else 1
-        intensity = _intensity(conditions, channels, condition)
+        intensity = intensity_of(conditions, channels, condition)
         model = Flow(Chain(stack), NoiseLevel(conditions, shared), channels, intensity)
-    arguments = _arguments(conditions, channels, hidden=hidden, condition=condition, released=released, norm=norm)
+    arguments = arguments_of(conditions, channels, hidden=hidden, condition=condition, released=released, norm=norm)
     model.architecture = ("noise_flow_paper", arguments)
     return model
 
@@ -259,8 +259,8 @@ def srgb_flow(
         model = _ReleasedSrgb(conditions, 3, Chain(stack))
     else:
         shared = channels if channels == 3 else 1
-        intensity = _intensity(conditions, channels, condition)
+        intensity = intensity_of(conditions, channels, condition)
         model = Flow(Chain(stack), NoiseLevel(conditions, shared), channels, intensity)
-    arguments = _arguments(conditions, channels, hidden=hidden, condition=condition, released=released)
+    arguments = arguments_of(conditions, channels, hidden=hidden, condition=condition, released=released)
     model.architecture = ("srgb_flow", arguments)
     return model

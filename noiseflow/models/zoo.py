@@ -65,8 +65,8 @@ def noise_flow(
             stack.append(AffineCoupling(channels, hidden, context=2 * channels, swap=i % 2 == 1))
         else:
             raise ValueError(f"layers: expected sdn, gain or unc joined by |, got {name!r} in {layers!r}")
-    flow = Flow(Chain(stack), NoiseLevel(conditions, shared), channels, _intensity(conditions, channels, condition))
-    arguments = _arguments(conditions, channels, layers=layers, hidden=hidden, condition=condition)
+    flow = Flow(Chain(stack), NoiseLevel(conditions, shared), channels, intensity_of(conditions, channels, condition))
+    arguments = arguments_of(conditions, channels, layers=layers, hidden=hidden, condition=condition)
     flow.architecture = ("noise_flow", arguments)
     return flow
 
@@ -103,12 +103,17 @@ def glow(
         stack.append(Conv1x1LU(squeezed))
         stack.append(AffineCoupling(squeezed, hidden, context=4 * 2 * channels, swap=i % 2 == 1))
     stack.append(Unsqueeze(2))
-    flow = Flow(Chain(stack), NoiseLevel(conditions, shared), channels, _intensity(conditions, channels, condition))
-    flow.architecture = ("glow", _arguments(conditions, channels, steps=steps, hidden=hidden, condition=condition))
+    flow = Flow(Chain(stack), NoiseLevel(conditions, shared), channels, intensity_of(conditions, channels, condition))
+    flow.architecture = ("glow", arguments_of(conditions, channels, steps=steps, hidden=hidden, condition=condition))
     return flow
 
 
-def _intensity(conditions: Conditions, channels: int, condition: str) -> SrgbIntensity | None:
+def intensity_of(conditions: Conditions, channels: int, condition: str) -> SrgbIntensity | None:
+    """What estimates a flow's intensity from a picture; None for a flow that sees the clean image.
+
+    Raises:
+        ValueError: neither raw nor srgb, or srgb for a model of pictures.
+    """
     if condition not in ("raw", "srgb"):
         raise ValueError(f"condition: expected raw or srgb, got {condition!r}")
     if condition == "srgb" and channels != 4:
@@ -116,5 +121,6 @@ def _intensity(conditions: Conditions, channels: int, condition: str) -> SrgbInt
     return SrgbIntensity(conditions) if condition == "srgb" else None
 
 
-def _arguments(conditions: Conditions, channels: int, **rest: str | int) -> dict[str, object]:
+def arguments_of(conditions: Conditions, channels: int, **rest: str | int) -> dict[str, object]:
+    """The arguments that build an architecture again, as plain JSON values."""
     return {"pairs": [list(pair) for pair in conditions.pairs], "channels": channels, **rest}
