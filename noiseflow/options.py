@@ -89,6 +89,10 @@ class FitOptions(DataOptions):
     learning_rate: float = _option("peak of the one-cycle schedule", 4e-3)
     hidden: int | None = _option("channels of the couplings' hidden layers; default: the architecture's own", None)
     layers: str | None = _option("order of noise_flow's layers, such as sdn|unc|unc|gain|unc|unc", None)
+    profile: str | None = _option(
+        "start a flow of raw noise from this noise profile (a .json file or a built-in one) instead of from the data",
+        None,
+    )
     keep: Literal["last", "best"] = _option("save the last step, or the best one on the validation scenes", "last")
 
 
