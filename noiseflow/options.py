@@ -149,7 +149,10 @@ class SampleOptions:
 class ImportOptions:
     """Where a published checkpoint's models go."""
 
-    out: str = _option("the .safetensors file to write; the denoiser's where the checkpoint holds nothing else")
+    out: str = _option(
+        "the .safetensors file to write, the denoiser's where the checkpoint holds nothing else; for ELD's parameters "
+        "the .json file of a noise profile"
+    )
     denoiser: str | None = _option("also write the checkpoint's denoiser, to this .safetensors file", None)
     overwrite: bool = _option("replace files that are there already", False)
 

@@ -22,16 +22,7 @@ from noiseflow.datasets.mean_truth import with_signal
 from noiseflow.errors import UserError
 from noiseflow.files import save, write_atomically
 from noiseflow.folders import claim
-from noiseflow.models import (
-    ARCHITECTURES,
-    BASELINES,
-    FittedModel,
-    Flow,
-    Gaussian,
-    Isotropic,
-    NoiseLevelFunction,
-    Physics,
-)
+from noiseflow.models import ARCHITECTURES, BASELINES, FittedModel, Flow, Gaussian, Isotropic, NoiseLevelFunction
 from noiseflow.options import DataOptions, FitOptions, as_dict, listed
 from noiseflow.progress import SILENT, Progress
 from noiseflow.shot import Shot
@@ -114,7 +105,7 @@ def complete(
         if not isinstance(model, Flow):
             model = fit_baseline(options.model, *patches)
         else:
-            _start(model, *patches, profile_of(options, dataset))
+            _start(model, *patches, options, dataset)
     if isinstance(model, Flow):
         finished, scores = _train(model, train, validation, options, checkpoint, progress)
     model.card = _card(options, dataset, train, validation, scores)
@@ -221,15 +212,14 @@ def fit_baseline(name: str, noisy: Tensor, shot: Shot) -> FittedModel:
     return model.eval()
 
 
-def _start(flow: Flow, noisy: Tensor, shot: Shot, profile: Physics | None) -> None:
+def _start(flow: Flow, noisy: Tensor, shot: Shot, options: FitOptions, dataset: NoiseDataset) -> None:
     """Make a flow equal to the noise level function of a profile or its data, given what it sees of the intensity."""
     intensity = None
     if flow.intensity is not None:
         fit_intensity(flow.intensity, shot)
         intensity = flow.intensity.curve(shot)
     level = fit_noise_level(noisy, shot, intensity=intensity)
-    if profile is not None:
-        take_profile(level, profile)
+    take_profile(level, profile_of(options, dataset))
     flow.start_from(level)
 
 

@@ -44,12 +44,14 @@ def profile_of(options: FitOptions, dataset: NoiseDataset) -> Physics | None:
 
 
 @torch.no_grad()
-def take_profile(level: NoiseLevel, profile: Physics) -> None:
+def take_profile(level: NoiseLevel, profile: Physics | None) -> None:
     """Put the noise level function of a profile into a table, for its camera; the other rows stay.
 
     An ISO between two of the profile's is interpolated in log a and log b; one outside stays as it is, with a line in
-    the log.
+    the log. None: everything stays.
     """
+    if profile is None:
+        return
     known = profile.noise_level()
     known.conditions.allow_unseen = True
     for row, (camera, iso) in enumerate(level.conditions.pairs):
