@@ -119,8 +119,16 @@ def _parser() -> Any:
         "images": "clean images: MAT, NPY, PNG, TIFF, camera raw",
     }
     command("sample", "add a model's noise to clean images", SampleOptions, sample)
-    about = "a published checkpoint: .pth, .npz of TensorFlow variables, or the prefix of a TensorFlow checkpoint"
-    command("import", "convert a published checkpoint to a model file", ImportOptions, {"checkpoint": about})
+    about = (
+        "a published checkpoint: .pth, .npz of TensorFlow variables, or the prefix of a TensorFlow checkpoint; or "
+        "noise parameters: ELD's .npy, a table of noise level functions (.txt, .csv), a .dng with a NoiseProfile"
+    )
+    command(
+        "import",
+        "convert a published checkpoint or noise parameters to a model file",
+        ImportOptions,
+        {"checkpoint": about},
+    )
     command("info", "describe a model, a run, a data set or an image", None, {"target": "file or folder"})
     return parser
 
