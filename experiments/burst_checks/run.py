@@ -17,8 +17,10 @@ A guard rail must fire on all of its twenty, and at most 5 of the 200 clean burs
 
     python experiments/burst_checks/run.py
 
-The table beside this file is written by that command, in seven minutes on one core. It exits with 1 where a bound is
-missed. Thresholds were set on seeds from 1000 on; the judging seeds are those below.
+The table beside this file is written by that command, in four minutes on one core. It exits with 1 where a bound is
+missed. Thresholds were set on seeds from 1000 to 8100 and fixed before the judging seeds, 20000 on, were drawn. (An
+earlier judging, on seeds 0 to 449, was missed: 18 of 20 moved, 14 of 20 denoised, 2 of 200 clean bursts. A ratio of
+variances at edges, which edge-preserving filters raise too, then gave way to the cross-correlation.)
 """
 
 import argparse
@@ -188,7 +190,7 @@ def command() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clean", type=int, default=200, help="clean bursts")
     parser.add_argument("--made", type=int, default=20, help="bursts made to trigger each guard rail")
-    parser.add_argument("--seed", type=int, default=0, help="first seed; 0 to 999 judge, develop above")
+    parser.add_argument("--seed", type=int, default=20000, help="first seed; judge with the default, develop with others")
     parser.add_argument("--out", type=Path, default=HERE / "table.md")
     parser.add_argument("--verbose", action="store_true", help="print every burst that is not as it should be")
     options = parser.parse_args()

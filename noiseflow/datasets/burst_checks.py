@@ -5,8 +5,8 @@ Then frames are exchangeable: y₁ − y₂ is, at every pixel, as likely as y�
 the rounding. Three checks look for what breaks that symmetry, with d = y₁ − y₂, m = (y₁ + y₂)/2, and weights
 w = 1/σ²(m) from d² in classes of m:
 
-- *moved camera*: Σ w·d·∂m, along rows and columns, at up to four resolutions; and, for moves of many pixels, the mean
-  of d² at edges beside flat areas as bright;
+- *moved camera*: Σ w·d·∂m, along rows and columns, at up to four resolutions; and, for moves of many pixels, where the
+  cross-correlation of the two frames peaks (`alignment.displacement`);
 - *changed light*: Σ w·d·m;
 - *flicker*: Σ w·d·m·cos(2πf·row) and the sine, for all f up to a quarter of a cycle per band of rows.
 
@@ -42,6 +42,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage, stats
 
+from noiseflow.datasets.alignment import displacement
 from noiseflow.datasets.bursts import Burst
 from noiseflow.errors import UserError
 
@@ -62,9 +63,6 @@ SIGNIFICANT = 3.8
 
 LEAST_MOVE = 0.05
 """Displacement that counts, in pixels of the tensors."""
-
-EDGES = 1.3
-"""Variance of differences at edges, relative to flat areas as bright, from which something has moved."""
 
 LEAST_CHANGE = 0.005
 """Relative change of light that counts."""
@@ -160,17 +158,19 @@ def check_frames(
     found = [_repeated_rows(frames, low, high, numbers)]
     if min(shape[1:]) >= _FEWEST_ROWS:
         pairs = _pairs(frames, lsb, low, high, numbers)
-        found[0] = found[0] or _shared_noise(frames, pairs, lsb, numbers)
+        scene = {pair.numbers: [check(pair) for check in (_moved, _light, _flicker)] for pair in pairs}
+        if found[0] is None and not any(moved for moved, *_ in scene.values()):
+            found[0] = _shared_noise(frames, pairs, lsb, numbers)
         if found[0] is not None:  # what is wrong with those frames has been said
             pairs = [pair for pair in pairs if not set(pair.numbers) & set(found[0].frames)]
-        scene = [[check(pair) for check in (_moved, _light, _flicker)] for pair in pairs]
-        still = [pair for pair, some in zip(pairs, scene, strict=True) if not any(some)]
+        still = [pair for pair in pairs if not any(scene[pair.numbers])]
+        looks = [scene[pair.numbers] for pair in pairs]
         half = len(frames) // 2
         if half > 1 and found[0] is None:
             ends = numbers[half - 1], numbers[-half]
             both = _Pair.of(frames[:half], frames[-half:], lsb, low, high, ends)
-            scene.append([check(both) for check in (_moved, _light, _flicker)])
-        for some in zip(*scene, strict=True):
+            looks.append([check(both) for check in (_moved, _light, _flicker)])
+        for some in zip(*looks, strict=True):
             found.append(max((f for f in some if f), key=lambda f: f.numbers["t"], default=None))
         if shape[0] != 3 and still:
             found.append(_correlated(still) or _too_quiet(still, lsb))
@@ -304,45 +304,26 @@ def _moved(pair: _Pair) -> Finding | None:
         if max(ts) > best[0]:
             best = max(ts), moves[0], moves[1], level
     t, down, right, level = best
-    distance, edges = math.hypot(down, right), _edge_ratio(pair)
+    distance = math.hypot(down, right)
+    whole = displacement(pair.mean + pair.difference / 2, pair.mean - pair.difference / 2, None)
     i, j = pair.numbers
-    if t >= SIGNIFICANT and distance >= LEAST_MOVE:
+    if whole is not None:
+        down, right = (float(n) for n in whole)
+        distance = math.hypot(down, right)
+        why = f"frames {i} and {j} fit {distance:.2g} pixels apart ({down:+g} rows, {right:+g} columns)"
+    elif t >= SIGNIFICANT and distance >= LEAST_MOVE:
         why = f"frames {i} and {j} are about {distance:.2g} pixels apart ({down:+.2g} rows, {right:+.2g} columns; "
         why += f"t {t:.1f}, limits {LEAST_MOVE:g} and {SIGNIFICANT:g})"
-    elif edges >= EDGES:
-        why = (
-            f"frames {i} and {j} differ at edges by {edges:.1f} times the variance that they have in flat areas of the "
-        )
-        why += f"same brightness (limit {EDGES:g}): the camera moved, or what it saw"
     else:
         return None
     return Finding(
         "moved camera",
         pair.numbers,
         why,
-        {"pixels": distance, "rows": down, "columns": right, "t": t, "resolution": 0.5**level, "edges": edges},
+        {"pixels": distance, "rows": down, "columns": right, "t": t, "resolution": 0.5**level},
         _thumbnail(pair.difference),
         "difference of the two frames: edges show where the scene moved",
     )
-
-
-def _edge_ratio(pair: _Pair) -> float:
-    """Mean square of the difference at the steepest tenth of the pixels, relative to flat ones as bright."""
-    smooth = ndimage.uniform_filter(pair.mean, (0, 5, 5))
-    steep = np.hypot(_slope(smooth, 1), _slope(smooth, 2))
-    place = smooth[pair.inside]
-    if place.size < 1000:
-        return 1.0
-    order = np.argsort(place, kind="stable")
-    squares, steepness = np.square(pair.difference[pair.inside])[order], steep[pair.inside][order]
-    above = below = 0.0
-    for part in np.array_split(np.arange(place.size), _CLASSES):
-        flat = steepness[part] <= np.median(steepness[part])
-        edge = steepness[part] >= np.quantile(steepness[part], 0.9)
-        level = max(float(squares[part][flat].mean()), 1e-20)
-        above += float(squares[part][edge].sum()) / level
-        below += float(edge.sum())
-    return above / below
 
 
 def _slope(image: Array, axis: int) -> Array:
