@@ -377,6 +377,8 @@ def _curve(pair: _Pair) -> Array:
 
 def _flicker(pair: _Pair) -> Finding | None:
     power = _sums(pair.weight * np.square(pair.mean), 1)
+    if not np.median(power) > 0:  # most of the frame is clipped
+        return None
     root = np.sqrt(np.minimum(power, 4 * np.median(power)))
     curve = _curve(pair)
     bands = len(curve)
