@@ -506,14 +506,15 @@ def _levelled(pair: _Pair) -> Array:
 
 
 def _classes(pair: _Pair) -> tuple[Mask, Mask]:
-    """The darkest and the brightest third of the flatter, unclipped pixels of every plane."""
+    """The flatter halves of the darkest and of the brightest third of the unclipped pixels."""
+    inside = pair.inside
+    if not inside.any():
+        return inside, inside
     smooth = ndimage.uniform_filter(pair.mean, (0, 5, 5))
-    steep = np.hypot(_slope(smooth, 1), _slope(smooth, 2)) * np.sqrt(pair.weight)
-    if not pair.inside.any():
-        return pair.inside, pair.inside
-    usable = pair.inside & (steep <= np.median(steep[pair.inside]))
-    lower, upper = np.quantile(smooth[usable], (1 / 3, 2 / 3))
-    return usable & (smooth <= lower), usable & (smooth >= upper)
+    steep = np.hypot(_slope(smooth, 1), _slope(smooth, 2))
+    lower, upper = np.quantile(smooth[inside], (1 / 3, 2 / 3))
+    dark, bright = inside & (smooth <= lower), inside & (smooth >= upper)
+    return dark & (steep <= np.median(steep[dark])), bright & (steep <= np.median(steep[bright]))
 
 
 def _lag_moments(pair: _Pair) -> tuple[Array, Array]:
