@@ -299,7 +299,9 @@ def _moved(pair: _Pair) -> Finding | None:
             # of the squared slopes, as much is noise as the difference shows
             power = weight * _slope(mean, axis) * slope
             noise = 0.25 * weight * _slope(difference, axis) * _smooth_slope(difference, axis)
-            moves.append(2**level * float(terms.sum()) / max(float((power - noise).sum()), 0.02 * float(power.sum())))
+            moves.append(
+                2**level * float(terms.sum()) / max(float((power - noise).sum()), 0.02 * float(power.sum()), 1e-20)
+            )
             ts.append(_least_t(weight, difference, slope))
         if max(ts) > best[0]:
             best = max(ts), moves[0], moves[1], level
@@ -450,6 +452,8 @@ def _shared_noise(frames: Array, pairs: Sequence[_Pair], lsb: Array, numbers: Se
     for pair in pairs:
         fine = pair.difference - ndimage.uniform_filter(pair.difference, (0, 5, 5))
         variances.append(float((weight * np.square(fine)).sum()))
+    if not max(variances) > 0:  # all is clipped
+        return None
     ratios = np.array(variances) / max(variances)
     neighbours = [k for k, pair in enumerate(pairs) if pair.numbers != (numbers[0], numbers[-1])]
     if ratios[neighbours].max() < FILTERED_RATIO:
