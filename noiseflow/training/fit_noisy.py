@@ -24,7 +24,7 @@ from noiseflow.options import FitOptions
 from noiseflow.progress import Progress
 from noiseflow.shot import Shot
 from noiseflow.training.fit import CHECKPOINT, DEFAULT_STEPS, accelerator, card_of
-from noiseflow.training.frame_moments import FoundSignal, fit_moments, frame_moments
+from noiseflow.training.frame_moments import FoundSignal, fit_moments, frame_moments, texture_of
 from noiseflow.training.noisy_only import JOINT_RATE, BurstDataModule, JointTask, NoisyOnlyTask, UnbiasedTask
 from noiseflow.training.trainer import run_trainer
 
@@ -35,7 +35,7 @@ DENOISER_STEPS = 4000
 
 PATCH = 32
 
-_VALUES = 500_000  # that the frames of a camera and ISO are compared in
+_VALUES = 3_000_000  # that the frames of a camera and ISO are compared in
 _AT_ONCE = 32
 _MARGIN = 8  # part of a patch's side that is left out at either end, as far as the denoiser misses what lies beyond
 
@@ -192,7 +192,7 @@ def compare_frames(
 
 
 def _compare(denoiser: Denoiser, frames: Tensor, shot: Shot, margin: int) -> list[Tensor]:
-    """u, ½(y₁ + y₃), (y₁ − u)(y₃ − u) and ½(y₁ − y₃)² of a batch; of two frames what comes nearest to it."""
+    """The values that `frame_moments` sorts, of a batch; of two frames what comes nearest to them."""
     device = next(denoiser.parameters()).device
     frames, shot = frames.to(device), shot.to(device)
     if frames.shape[1] == 2:
@@ -205,4 +205,5 @@ def _compare(denoiser: Denoiser, frames: Tensor, shot: Shot, margin: int) -> lis
         u, first, last = denoise(denoiser, frames[:, 1], shot), frames[:, 0], frames[:, 2]
         values = [u, 0.5 * (first + last), (first - u) * (last - u), 0.5 * (first - last).square()]
     end = frames.shape[-1] - margin
-    return [value[..., margin:end, margin:end].double() for value in values]
+    values = [value[..., margin:end, margin:end].double() for value in values]
+    return [*values, texture_of(values[0])]

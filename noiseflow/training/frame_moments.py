@@ -7,7 +7,7 @@ With y₁, y₃ two frames and u what a denoiser finds in others, the noises of 
     E[½(y₁ + y₃)]         = recorded mean                        (`mean`)
 
 for any distribution of the noise. In bins of u these three give the noise level function (a, b), and how far the latent
-signal lies from u, in mean and in variance (`FoundSignal`). Fixed-pattern noise is in both frames alike: differences do
+signal lies from u, in mean and, by the texture around the pixel, in variance (`FoundSignal`). Fixed-pattern noise is in both frames alike: differences do
 not see it.
 """
 
@@ -34,13 +34,18 @@ FloatArray = npt.NDArray[np.float64]
 BINS = 64
 """Most bins of u."""
 
+TEXTURE_STEPS = (0.5, 0.75, 0.9, 0.97)
+"""Quantiles of the texture within a bin that divide it into groups: denoisers err most in few places."""
+
+GROUPS = len(TEXTURE_STEPS) + 1
+
 _FEWEST = 500  # values in a bin: its moments are then known to a few per cent
 _MISFIT = 0.01  # relative error that a bin's recorded variance has beside its sampling error: noise is not Gaussian
-_ROUNDS = 8
+_ROUNDS = 5
 
 
 class FrameMoments(NamedTuple):
-    """Moments in bins of u, `(bins,)` each, linear units.
+    """Moments in bins of u and, within each, groups of texture; `(bins, groups)` each, linear units.
 
     Attributes:
         values: how many there are.
@@ -48,6 +53,7 @@ class FrameMoments(NamedTuple):
         mean: mean of ½(y₁ + y₃).
         error: E[(y₁ − u)(y₃ − u)] less the square of E[½(y₁ + y₃) − u]: how far the recorded mean strays from u.
         difference: E[½(y₁ − y₃)²].
+        steps: `(bins, groups − 1)`, bounds between groups of texture.
     """
 
     values: FloatArray
@@ -55,10 +61,21 @@ class FrameMoments(NamedTuple):
     mean: FloatArray
     error: FloatArray
     difference: FloatArray
+    steps: FloatArray
+
+
+def texture_of(found: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """Variance of an image within 3×3 pixels, squared linear units: where it is large, denoisers err more."""
+    mean, square = (nn.functional.avg_pool2d(v, 3, 1, 1, count_include_pad=False) for v in (found, found.square()))
+    return (square - mean.square()).clamp_min(0)
 
 
 def frame_moments(
-    found: npt.ArrayLike, mean: npt.ArrayLike, product: npt.ArrayLike, difference: npt.ArrayLike
+    found: npt.ArrayLike,
+    mean: npt.ArrayLike,
+    product: npt.ArrayLike,
+    difference: npt.ArrayLike,
+    texture: npt.ArrayLike,
 ) -> FrameMoments:
     """Sort values by u and average them in bins, of which half follow the quantiles of u and half its range.
 
@@ -67,8 +84,9 @@ def frame_moments(
         mean: ½(y₁ + y₃).
         product: (y₁ − u)(y₃ − u).
         difference: ½(y₁ − y₃)².
+        texture: `texture_of` u.
     """
-    u, *others = (np.asarray(v, np.float64).reshape(-1) for v in (found, mean, product, difference))
+    u, *others = (np.asarray(v, np.float64).reshape(-1) for v in (found, mean, product, difference, texture))
     order = np.argsort(u, kind="stable")
     u = u[order]
     place = 0.5 * np.arange(u.size) / u.size + 0.5 * (u - u[0]) / max(u[-1] - u[0], 1e-12)
@@ -77,9 +95,16 @@ def frame_moments(
     for edge in edges[1:]:
         if edge - starts[-1] >= _FEWEST and u.size - edge >= _FEWEST:
             starts.append(int(edge))
-    count = np.diff([*starts, u.size]).astype(np.float64)
-    at, m, p, q = (np.add.reduceat(v, starts) / count for v in (u, *(v[order] for v in others)))
-    return FrameMoments(count, at, m, p - (m - at) ** 2, q)
+    rows = np.diff([*starts, u.size])
+    *values, texture = (v[order] for v in others)
+    parts = np.split(texture, starts[1:])
+    steps = np.stack([np.quantile(part, TEXTURE_STEPS) for part in parts])
+    group = np.concatenate([np.searchsorted(step, part) for step, part in zip(steps, parts, strict=True)])
+    cell = np.repeat(np.arange(rows.size), rows) * GROUPS + group
+    count = np.bincount(cell, minlength=rows.size * GROUPS).astype(np.float64)
+    at, m, p, q = (np.bincount(cell, v, count.size) / np.maximum(count, 1.0) for v in (u, *values))
+    count, at, m, p, q = (v.reshape(-1, GROUPS) for v in (count, at, m, p, q))
+    return FrameMoments(count, at, m, p - (m - at) ** 2, q, steps)
 
 
 class SignalBehind(NamedTuple):
@@ -88,8 +113,8 @@ class SignalBehind(NamedTuple):
     Attributes:
         a: slope of the noise level function, linear units.
         b: its intercept, squared linear units.
-        signal: `(bins,)`, mean of the latent signal where the denoiser finds u.
-        error: `(bins,)`, its variance about that: the denoiser's squared error, before clipping.
+        signal: `(bins, groups)`, mean of the latent signal where the denoiser finds u.
+        error: `(bins, groups)`, its variance about that: the denoiser's squared error, before clipping.
     """
 
     a: float
@@ -103,8 +128,9 @@ def fit_moments(
 ) -> SignalBehind:
     """The noise level function whose recorded moments are nearest to those of frames, by least squares.
 
-    Within a bin the latent signal is taken as N(signal, error): what is recorded has the moments of Gaussian noise of
-    variance a·x + b + error (`noiseflow.recorded_moments`), of which the part that frames share is `error`.
+    Within a bin and group the latent signal is taken as N(signal, error): what is recorded has the moments of noise of
+    variance a·x + b + error (`noiseflow.recorded_moments`), of which the part that frames share is `error`. (a, b) are
+    fitted to the group of least texture, where the denoiser's error is small and its distribution matters least.
 
     Args:
         moments: of one camera and ISO.
@@ -115,31 +141,33 @@ def fit_moments(
     """
     ends = {"lsb": lsb, "low": low, "high": high}
     least = (lsb / 20) ** 2 + 1e-14
-    scale = moments.difference + 0.01 * np.median(moments.difference) + least
-    weight = 1 / (scale * np.sqrt(_MISFIT**2 + 2.5 / moments.values))
 
-    def behind(a: float, b: float) -> tuple[FloatArray, FloatArray, FloatArray]:
-        error = np.maximum(moments.error, 0.0)
+    def behind(a: float, b: float, flat: bool) -> tuple[FloatArray, FloatArray, FloatArray]:
+        mean, shared = (v[:, :1] if flat else v for v in (moments.mean, moments.error))
+        error = np.maximum(shared, 0.0)
         for _ in range(_ROUNDS):
-            x = signal_from_mean(moments.mean, a, b + error, photons=photons, **ends)
+            x = signal_from_mean(mean, a, b + error, photons=photons, **ends)
             light = a * np.maximum(x, 0.0)
-            noise = light + b
-            there = recorded_moments(x, noise + error, a * light if photons else 0.0, **ends)
-            error = _latent(moments.error, there.inside, there.bend, noise)
-        shared = error * there.inside**2 + 0.5 * (error * there.bend) ** 2
-        return x, error, there.variance - shared
+            there = recorded_moments(x, light + b + error, a * light if photons else 0.0, **ends)
+            error = _latent(shared, there.inside, there.bend, light + b)
+        return x, error, there.variance - error * there.inside**2 - 0.5 * (error * there.bend) ** 2
+
+    values, mean, difference = (v[:, 0] for v in (moments.values, moments.mean, moments.difference))
+    scale = difference + 0.01 * np.median(difference) + least
+    weight = 1 / (scale * np.sqrt(_MISFIT**2 + 2.5 / np.maximum(values, 1.0)))
 
     def misfit(logs: FloatArray) -> FloatArray:
-        _, _, difference = behind(*np.exp(logs))
-        residual: FloatArray = weight * (difference - moments.difference)
+        a, b = np.exp(logs)
+        _, _, predicted = behind(a, b, flat=True)
+        residual: FloatArray = weight * (predicted[:, 0] - difference)
         return residual
 
-    line = np.stack([np.maximum(moments.mean, 0.0), np.ones_like(scale)], axis=1)
-    (a, b), _ = nnls(line * weight[:, None], moments.difference * weight)
+    line = np.stack([np.maximum(mean, 0.0), np.ones_like(scale)], axis=1)
+    (a, b), _ = nnls(line * weight[:, None], difference * weight)
     start = np.log([max(a, least, 1e-3 * b), max(b, least)])
     fitted = least_squares(misfit, start, loss="soft_l1", x_scale=0.1)
     a, b = (float(value) for value in np.exp(fitted.x))
-    x, error, _ = behind(a, max(b, least))
+    x, error, _ = behind(a, max(b, least), flat=False)
     return SignalBehind(a, max(b, least), x, error)
 
 
@@ -160,43 +188,53 @@ class FoundSignal(nn.Module):
 
     Attributes:
         knots: `(K, channels, BINS)`, values of u, rising; the last one repeated where bins are fewer.
-        shift: `(K, channels, BINS)`, mean of the signal less u.
-        error: `(K, channels, BINS)`, variance of the signal about its mean.
+        shift: `(K, channels, BINS, GROUPS)`, mean of the signal less u, by group of texture.
+        error: `(K, channels, BINS, GROUPS)`, variance of the signal about its mean.
+        steps: `(K, channels, BINS, GROUPS − 1)`, bounds between those groups.
     """
 
     knots: Tensor
     shift: Tensor
     error: Tensor
+    steps: Tensor
 
     def __init__(self, conditions: Conditions, channels: int) -> None:
         super().__init__()
         self.conditions = conditions
-        for name in ("knots", "shift", "error"):
-            self.register_buffer(name, torch.zeros(len(conditions), channels, BINS, dtype=torch.float64))
+        sizes = {"knots": (), "shift": (GROUPS,), "error": (GROUPS,), "steps": (GROUPS - 1,)}
+        for name, size in sizes.items():
+            self.register_buffer(name, torch.zeros(len(conditions), channels, BINS, *size, dtype=torch.float64))
 
     def fill(self, condition: int, channel: int, moments: FrameMoments, behind: SignalBehind) -> None:
         """Enter what was fitted to one camera and ISO."""
-        last = BINS - moments.found.size
+        used = torch.arange(BINS).clamp_max(len(moments.found) - 1)
         for name, values in (
-            ("knots", moments.found),
+            ("knots", np.average(moments.found, axis=1, weights=moments.values)),
             ("shift", behind.signal - moments.found),
             ("error", behind.error),
+            ("steps", moments.steps),
         ):
-            getattr(self, name)[condition, channel] = torch.from_numpy(np.pad(values, (0, last), mode="edge"))
+            getattr(self, name)[condition, channel] = torch.from_numpy(values)[used]
 
     def look_up(
         self, found: Float[Tensor, "b c h w"], shot: Shot
     ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
         """Mean and variance of the latent signal where a denoiser finds u; float64, linear units."""
-        rows = self.conditions.locate(shot).lower
-        b, c = found.shape[:2]
-        knots, shift, error = (t[rows].expand(b, c, BINS).contiguous() for t in (self.knots, self.shift, self.error))
-        u = found.double().flatten(2).contiguous()
+        rows, channels = self.conditions.locate(shot).lower, self.knots.shape[1]
+        knots = self.knots[rows].expand(-1, found.shape[1], -1).contiguous()
+        u, texture = (v.double().flatten(2).contiguous() for v in (found, texture_of(found)))
         right = torch.searchsorted(knots, u).clamp(1, BINS - 1)
         start, end = knots.gather(2, right - 1), knots.gather(2, right)
         weight = ((u - start) / (end - start).clamp_min(1e-12)).clamp(0, 1)
-        between = [torch.lerp(t.gather(2, right - 1), t.gather(2, right), weight) for t in (shift, error)]
-        return (u + between[0]).reshape(found.shape), between[1].reshape(found.shape)
+        row = rows[:, None, None]
+        channel = torch.arange(found.shape[1], device=found.device)[None, :, None] % channels
+
+        def at(place: Tensor) -> tuple[Tensor, Tensor]:
+            group = (texture[..., None] > self.steps[row, channel, place]).sum(dim=-1)
+            return self.shift[row, channel, place, group], self.error[row, channel, place, group]
+
+        shift, error = (torch.lerp(*values, weight) for values in zip(at(right - 1), at(right), strict=True))
+        return (u + shift).reshape(found.shape), error.reshape(found.shape)
 
     @torch.no_grad()
     def bring_back(
