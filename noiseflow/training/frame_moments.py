@@ -6,9 +6,9 @@ With y₁, y₃ two frames and u what a denoiser finds in others, the noises of 
     E[(y₁ − u)(y₃ − u)]   = squared error of u                   (`error`, less the squared mean of y − u)
     E[½(y₁ + y₃)]         = recorded mean                        (`mean`)
 
-for any distribution of the noise. In bins of u these three give the noise level function (a, b), and how far the latent
-signal lies from u, in mean and, by the texture around the pixel, in variance (`FoundSignal`). Fixed-pattern noise is in both frames alike: differences do
-not see it.
+for any distribution of the noise. In bins of u, and of the texture around the pixel, these three give the noise level
+function (a, b), and how far the latent signal lies from u in mean and variance (`FoundSignal`). Fixed-pattern noise is
+in both frames alike: differences do not see it.
 """
 
 from __future__ import annotations
