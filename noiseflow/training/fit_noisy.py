@@ -172,7 +172,9 @@ def compare_frames(
     for row, pair in enumerate(table.conditions.pairs):
         chosen = [burst for burst in bursts if (burst.camera, float(burst.iso)) == pair]
         count = min(3, *(len(burst) for burst in chosen))
-        wanted = -(-_VALUES // ((patch - 2 * margin) ** 2 * chosen[0].channels))
+        inner = (patch - 2 * margin) ** 2
+        room = sum((len(burst) - count + 1) * burst.size[0] * burst.size[1] for burst in chosen)
+        wanted = -(-min(room, _VALUES // chosen[0].channels) // inner)  # more would only read the same values again
         patches = BurstPatches(chosen, patch, seed + 1, wanted, count=count)
         parts: list[list[Tensor]] = []
         for first in range(0, wanted, _AT_ONCE):
