@@ -24,7 +24,7 @@ from noiseflow.options import FitOptions
 from noiseflow.progress import Progress
 from noiseflow.shot import Shot
 from noiseflow.training.fit import CHECKPOINT, DEFAULT_STEPS, accelerator, card_of
-from noiseflow.training.frame_moments import FoundSignal, fit_moments, frame_moments, texture_of
+from noiseflow.training.frame_moments import FoundSignal, fit_moments, frame_moments, texture_of, two_frame_moments
 from noiseflow.training.noisy_only import JOINT_RATE, BurstDataModule, JointTask, NoisyOnlyTask, UnbiasedTask
 from noiseflow.training.trainer import run_trainer
 
@@ -153,8 +153,7 @@ def compare_frames(
     """Compare frames with what a denoiser finds in others, for every camera and ISO.
 
     Bursts of three frames and more: the first and the last of three consecutive frames are compared with each other
-    and with what is found in the one between them. Bursts of two: the frames, with what is found in the other one;
-    they are sorted by the mean of what is found in both, which is right as far as the noise is symmetric.
+    and with what is found in the one between them. Bursts of two: each frame with what is found in the other one.
 
     Args:
         denoiser: in inference mode.
@@ -185,7 +184,8 @@ def compare_frames(
         lsb, low, high = (float(v[0]) for v in (chosen[0].lsb, chosen[0].low, chosen[0].high))
         for channel in range(channels):
             some = slice(None) if channels == 1 else slice(channel, channel + 1)
-            moments = frame_moments(*(value[:, some].numpy(force=True) for value in values))
+            sort = frame_moments if count > 2 else two_frame_moments
+            moments = sort(*(value[:, some].numpy(force=True) for value in values))
             behind = fit_moments(moments, photons=chosen[0].cfa is not None, lsb=lsb, low=low, high=high)
             table.fill(row, channel, moments, behind)
             level.log_a[row, channel], level.log_b[row, channel] = math.log(behind.a), math.log(behind.b)
@@ -194,15 +194,15 @@ def compare_frames(
 
 
 def _compare(denoiser: Denoiser, frames: Tensor, shot: Shot, margin: int) -> list[Tensor]:
-    """The values that `frame_moments` sorts, of a batch; of two frames what comes nearest to them."""
+    """The values that `frame_moments`, or of two frames `two_frame_moments`, sorts."""
     device = next(denoiser.parameters()).device
     frames, shot = frames.to(device), shot.to(device)
     if frames.shape[1] == 2:
-        found = [denoise(denoiser, frames[:, i], shot) for i in (0, 1)]
-        first, second = frames[:, 0] - found[1], frames[:, 1] - found[0]
-        difference = 0.5 * (frames[:, 0] - frames[:, 1]).square()
-        product = 0.5 * (first.square() + second.square()) - difference
-        values = [0.5 * (found[0] + found[1]), frames.mean(dim=1), product, difference]
+        both = torch.cat((frames[:, 0], frames[:, 1]))
+        found = torch.cat([denoise(denoiser, frames[:, i], shot) for i in (1, 0)])
+        difference = 0.5 * (frames[:, 0] - frames[:, 1]).square().repeat(2, 1, 1, 1)
+        between = 0.5 * (found + found.roll(len(frames), 0))
+        values = [found, both, (both - found).square(), difference, between]
     else:
         u, first, last = denoise(denoiser, frames[:, 1], shot), frames[:, 0], frames[:, 2]
         values = [u, 0.5 * (first + last), (first - u) * (last - u), 0.5 * (first - last).square()]

@@ -107,6 +107,36 @@ def frame_moments(
     return FrameMoments(count, at, m, p - (m - at) ** 2, q, steps)
 
 
+def two_frame_moments(
+    found: npt.ArrayLike,
+    recorded: npt.ArrayLike,
+    square: npt.ArrayLike,
+    difference: npt.ArrayLike,
+    between: npt.ArrayLike,
+    texture: npt.ArrayLike,
+) -> FrameMoments:
+    """The same where there are but two frames, each compared with what is found in the other.
+
+    The difference of the two shares the noise of u. It does not share that of the mean of what is found in both, as
+    far as noise is symmetric: sorted by that, it gives the recorded variance, which is then taken off the square.
+
+    Args:
+        found: u, of the other frame.
+        recorded: y.
+        square: (y − u)².
+        difference: ½(y₁ − y₂)².
+        between: mean of what is found in both.
+        texture: `texture_of` u.
+    """
+    by, q, u, e = (np.asarray(v, np.float64).reshape(-1) for v in (between, difference, found, square))
+    order = np.argsort(by, kind="stable")
+    ends = np.unique(np.linspace(0, by.size, 2 * BINS + 1).astype(np.int64))
+    count = np.diff(ends)
+    at, variance = (np.add.reduceat(v[order], ends[:-1]) / count for v in (by, q))
+    expected = np.interp(u, at, variance)
+    return frame_moments(u, recorded, e - expected, expected, texture)
+
+
 class SignalBehind(NamedTuple):
     """What `fit_moments` found.
 
