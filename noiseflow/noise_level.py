@@ -3,7 +3,18 @@
 `variance = a · max(clean, 0) + max(b, (lsb / 20)²)`, one (a, b) per camera and ISO (Foi, Trimeche, Katkovnik and
 Egiazarian 2008, eq. 3), shared by the channels of raw images and one per channel in sRGB, plus a constant offset per
 camera and channel where it is asked for. The floor on b keeps the variance positive and far below what one code can
-show. The same table is a baseline model (`models.gaussian`), the first layer of the flows (`transforms.sensor`) and
+show.
+
+Where a shot has per-pixel maps of the sensor, every pixel has a line of its own,
+
+    variance = a · gain · max(clean − offset, 0) + max(variance map, (lsb / 20)²):
+
+light is what a pixel reads above its own offset; a pixel whose gain is g times the sensor's reads g times the signal,
+with g² times the photons' variance, that is g times as much at equal readings; and the map of the read noise takes the
+place of b (Huang et al., Nature Methods 10, 2013, describe scientific CMOS sensors so). A fit on shots with such a map
+leaves b at the intercept of its start. A table without slope knows only the noise as a whole and ignores the maps.
+
+The same table is a baseline model (`models.gaussian`), the first layer of the flows (`transforms.sensor`) and
 the reference from which the likelihood of codes is estimated (`models.flow`).
 """
 
@@ -15,6 +26,13 @@ from torch import Tensor, nn
 
 from noiseflow.conditions import Conditions
 from noiseflow.shot import Shot
+
+
+def light(shot: Shot) -> Float[Tensor, "b c h w"]:
+    """gain · max(clean − offset, 0): what the variance is proportional to, without maps the clean signal itself."""
+    signal = shot.clean if shot.offset is None else shot.clean - shot.offset
+    signal = signal.clamp_min(0)
+    return signal if shot.gain is None else shot.gain * signal
 
 
 class NoiseLevel(nn.Module):
@@ -60,8 +78,10 @@ class NoiseLevel(nn.Module):
         b = torch.maximum(place.read(self.log_b).exp(), floor)[..., None, None]
         if not self.slope:
             return b.expand(-1, -1, *shot.clean.shape[-2:])
+        if shot.variance is not None:
+            b = torch.maximum(shot.variance.to(b.dtype), floor[..., None, None])
         a = place.read(self.log_a).exp()[..., None, None]
-        return a * shot.clean.to(a.dtype).clamp_min(0) + b
+        return a * light(shot).to(a.dtype) + b
 
     def copy_from(self, other: NoiseLevel) -> None:
         """Take over the values of another table with the same pairs (its channels may be shared)."""

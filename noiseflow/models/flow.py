@@ -283,7 +283,7 @@ def _channels_last(x: Tensor) -> Tensor:
 
 
 def _pad(shot: Shot, multiple: int) -> tuple[Shot, tuple[int, int]]:
-    """Pad the clean image, and its picture, at the bottom and right to a multiple of `multiple`."""
+    """Pad the clean image, its picture and its maps at the bottom and right to a multiple of `multiple`."""
     height, width = shot.clean.shape[-2:]
     bottom, right = -height % multiple, -width % multiple
     if not bottom and not right:
@@ -295,4 +295,6 @@ def _pad(shot: Shot, multiple: int) -> tuple[Shot, tuple[int, int]]:
         srgb = nn.functional.pixel_shuffle(
             nn.functional.pad(nn.functional.pixel_unshuffle(srgb, 2), edges, mode=mode), 2
         )
-    return shot.replace(clean=clean, srgb=srgb, offset=None, gain=None, variance=None), (bottom, right)
+    maps = {name: getattr(shot, name) for name in ("offset", "gain", "variance")}
+    wide = {name: None if value is None else nn.functional.pad(value, edges, mode=mode) for name, value in maps.items()}
+    return shot.replace(clean=clean, srgb=srgb, **wide), (bottom, right)

@@ -36,6 +36,7 @@ def noise_flow(
 ) -> Flow:
     """Noise Flow: signal-dependent scale, gain, and steps of 1×1 convolution and coupling, without squeeze.
 
+    A single channel has nothing to be mixed with: there every step works on the four channels that 2×2 pixels make.
     The couplings see the clean image and the predicted log standard deviation beside half of the noise. They start as
     the identity and the 1×1 convolutions as fixed random rotations, which leave standard normal noise what it is: the
     flow starts as the noise level function it is given (`Flow.start_from`). With the identity in place of rotations it
@@ -44,7 +45,7 @@ def noise_flow(
 
     Args:
         pairs: the (camera, ISO) pairs.
-        channels: 4 for packed raw, 3 for sRGB.
+        channels: 4 for packed raw, 3 for sRGB, 1 for mono.
         layers: the papers' string: `sdn` signal-dependent scale, `gain`, `unc` a 1×1 convolution and a coupling,
             joined by `|`, from noise to base space.
         hidden: channels of the couplings' hidden layers.
@@ -54,6 +55,7 @@ def noise_flow(
     """
     conditions = Conditions(pairs)
     shared = channels if channels == 3 else 1
+    mixing = channels if channels > 1 else 4
     stack: list[Transform] = []
     for i, name in enumerate(layers.split("|")):
         if name == "sdn":
@@ -61,8 +63,9 @@ def noise_flow(
         elif name == "gain":
             stack.append(Gain(conditions))
         elif name == "unc":
-            stack.append(Conv1x1LU(channels, torch.Generator().manual_seed(i)))
-            stack.append(AffineCoupling(channels, hidden, context=2 * channels, swap=i % 2 == 1))
+            mixed = Conv1x1LU(mixing, torch.Generator().manual_seed(i))
+            coupling = AffineCoupling(mixing, hidden, context=2 * mixing, swap=i % 2 == 1)
+            stack += [mixed, coupling] if channels > 1 else [Squeeze(2), mixed, coupling, Unsqueeze(2)]
         else:
             raise ValueError(f"layers: expected sdn, gain or unc joined by |, got {name!r} in {layers!r}")
     flow = Flow(Chain(stack), NoiseLevel(conditions, shared), channels, _intensity(conditions, channels, condition))

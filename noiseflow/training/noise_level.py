@@ -13,7 +13,7 @@ from torch import Tensor
 
 from noiseflow.cells import cells, log_normal_mass
 from noiseflow.conditions import Conditions
-from noiseflow.noise_level import NoiseLevel
+from noiseflow.noise_level import NoiseLevel, light
 from noiseflow.shot import Shot
 
 log = logging.getLogger(__name__)
@@ -104,12 +104,13 @@ def minimise(loss: Callable[[], Tensor], parameters: Sequence[Tensor], iteration
 
 @torch.no_grad()
 def _start_from_moments(level: NoiseLevel, noisy: Tensor, shot: Shot, intensity: Tensor) -> None:
-    """Weighted least squares of the noise variance against the intensity, with a, b >= 0."""
+    """Weighted least squares of the noise variance against the light, with a, b >= 0."""
     place = level.conditions.locate(shot)
+    lit = light(shot.replace(clean=intensity))
     for k in range(len(level.conditions)):
         rows = place.lower == k
         noise = (noisy[rows].double() - shot.clean[rows].double()).movedim(1, 0)
-        signal = intensity[rows].double().movedim(1, 0)
+        signal = lit[rows].double().movedim(1, 0)
         for c in range(level.channels):
             n, x = (v.reshape(-1) if level.channels == 1 else v[c].reshape(-1) for v in (noise, signal))
             a, b = _line(x.numpy(force=True), n.numpy(force=True), level.slope)

@@ -343,3 +343,73 @@ def test_shares_of_a_bound_add_up(build):
     assert torch.allclose(bound.share.sum(dim=(1, 2)), bound.log_mass, rtol=1e-12)
     one = flow.mass_bound(noisy[1:], shot.rows(1), seed=5)
     assert torch.allclose(one.share, bound.share[1:], rtol=1e-12)
+
+
+def mapped(batch=3, channels=4, side=6):
+    shot = shot_for(batch, channels, side, side)
+    generator = torch.Generator().manual_seed(9)
+    shape = tuple(shot.clean.shape)
+    offset = 0.02 * torch.randn(shape, dtype=torch.float64, generator=generator)
+    gain = 0.8 + 0.4 * torch.rand(shape, dtype=torch.float64, generator=generator)
+    variance = 1e-4 * torch.rand(shape, dtype=torch.float64, generator=generator)
+    return shot.replace(offset=offset, gain=gain, variance=variance)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_maps_give_every_pixel_a_noise_level_of_its_own(channels):
+    """Against the closed form, pixel by pixel, for the model, its mass and the flow that starts as it."""
+    shot = mapped(channels=channels).replace(lsb=1 / 1023)
+    model = baseline(NoiseLevelFunction, channels).double()
+    place = [
+        model.level.conditions.pairs.index((c, i)) for c, i in zip(shot.camera_names, shot.iso.tolist(), strict=True)
+    ]
+    a = model.level.log_a.detach().exp()[place][..., None, None].numpy()
+    clean, offset, gain, variance = (v.numpy() for v in (shot.clean, shot.offset, shot.gain, shot.variance))
+    expected = a * gain * np.maximum(clean - offset, 0) + np.maximum(variance, (1 / 1023 / 20) ** 2)
+    mean = model.level.mean(shot).detach().expand_as(shot.clean).numpy()
+    noise = 0.01 * torch.randn(shot.clean.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    density = stats.norm(mean, np.sqrt(expected))
+    want = torch.from_numpy(density.logpdf(noise.numpy()).sum(axis=(1, 2, 3)))
+    assert torch.allclose(model.log_prob(noise, shot), want, rtol=1e-10)
+
+    codes = torch.round((shot.clean + noise).clamp(0, 1) * 1023) / 1023
+    low = np.where(codes == 0, -np.inf, codes - 0.5 / 1023) - clean
+    high = np.where(codes == 1, np.inf, codes + 0.5 / 1023) - clean
+    with np.errstate(divide="ignore"):
+        mass = np.log(density.cdf(high) - density.cdf(low)).sum(axis=(1, 2, 3))
+    assert torch.allclose(model.log_mass(codes, shot), torch.from_numpy(mass), rtol=1e-6)
+
+    flow = noise_flow(PAIRS, channels=channels).double()
+    flow.start_from(model.level)
+    assert torch.allclose(flow.log_prob(noise, shot), want, rtol=1e-6)
+
+
+def test_maps_of_a_row_reach_no_other_row():
+    shot = mapped()
+    model = baseline(NoiseLevelFunction, 4).double()
+    noise = torch.full_like(shot.clean, 0.01)
+    together = model.log_prob(noise, shot)
+    for row in range(len(shot)):
+        assert torch.equal(model.log_prob(noise[row : row + 1], shot.rows(row)), together[row : row + 1])
+
+
+def test_maps_of_one_value_are_the_table():
+    """offset 0, gain 1 and the variance b change nothing."""
+    shot = shot_for(3, 4, 6, 6)
+    model = baseline(NoiseLevelFunction, 4).double()
+    place = model.level.conditions.locate(shot)
+    b = place.read(model.level.log_b.detach()).exp()[..., None, None].expand_as(shot.clean)
+    flat = shot.replace(offset=torch.zeros_like(b), gain=torch.ones_like(b), variance=b)
+    noise = torch.full_like(shot.clean, 0.01)
+    assert torch.allclose(model.log_prob(noise, flat), model.log_prob(noise, shot), rtol=1e-12)
+
+
+def test_padding_keeps_the_maps():
+    """A flow pads odd sides: the pixels of the image have the same maps, so a wide image's mass bound is near exact."""
+    shot = mapped(side=7).replace(lsb=1 / 1023)
+    flow = noise_flow(PAIRS, channels=4).double()
+    model = baseline(NoiseLevelFunction, 4).double()
+    flow.start_from(model.level)
+    codes = torch.round(shot.clean * 1023) / 1023
+    exact = model.log_mass(codes, shot)
+    assert torch.allclose(flow.mass_bound(codes, shot, seed=0).log_mass, exact, rtol=1e-5)

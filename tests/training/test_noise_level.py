@@ -87,3 +87,22 @@ def test_conditions_are_resolved_by_name_and_interpolated_between_known_isos():
     for iso in (50, 800):
         with pytest.raises(UnknownConditionError, match="nothing is extrapolated"):
             conditions.locate(shot("S6", iso))
+
+
+def test_a_map_of_the_read_noise_takes_the_place_of_b():
+    """Read noise differs tenfold between pixels, and the offset and the gain of each are known: the slope is found."""
+    generator = torch.Generator().manual_seed(5)
+    shape = (20, 1, 48, 48)
+    light = torch.rand(shape, dtype=torch.float64, generator=generator) ** 3
+    offset = 0.02 * torch.randn(shape, dtype=torch.float64, generator=generator)
+    gain = 0.7 + 0.6 * torch.rand(shape, dtype=torch.float64, generator=generator)
+    variance = 1e-3 * torch.rand(shape, dtype=torch.float64, generator=generator) ** 4
+    clean = offset + gain * light  # what the pixel reads: its variance is a·gain²·light
+    noise = (4e-3 * gain**2 * light + variance).sqrt() * torch.randn(shape, dtype=torch.float64, generator=generator)
+    maps = {"offset": offset, "gain": gain, "variance": variance}
+    shot = Shot.of(clean, camera="lab", iso=100.0, lsb=1 / 4095, low=-1.0, high=2.0, **maps)
+    level = fit_noise_level(quantise(clean + noise, shot), shot)
+    # 46,080 squares of unit variance: relative standard error of a scale sqrt(2/n) = 0.7 %, here with the part of them
+    # that the light makes, about half.
+    assert math.exp(level.log_a[0, 0].item()) == pytest.approx(4e-3, rel=5 * 2 * math.sqrt(2 / light.numel()))
+    assert torch.isfinite(level.log_b).all()
