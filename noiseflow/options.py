@@ -107,6 +107,11 @@ class FitOptions(DataOptions):
         "training steps of the denoiser before those of the noise model; default 4000, with --method published 0", None
     )
     weight: float = _option("weight of the squared error in the published loss", 262144.0)
+    unfit: Literal["leave-out", "keep"] = _option(
+        "bursts in which --noisy-only finds a moved camera, changed light, flicker, repeated or denoised frames: train "
+        "without them, or with them all the same",
+        "leave-out",
+    )
 
 
 @dataclass(kw_only=True)

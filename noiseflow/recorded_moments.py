@@ -80,38 +80,3 @@ def recorded_moments(
     second = second + lsb**2 / 12 * (inside - edge)
     inside = inside + skew * ((alpha**2 - 1) * at_low - (beta**2 - 1) * at_high)
     return RecordedMoments(x + first, np.maximum(second - first**2, 0.0), inside, bend)
-
-
-def signal_from_mean(
-    mean: npt.ArrayLike,
-    slope: float,
-    rest: npt.ArrayLike,
-    *,
-    photons: bool = False,
-    lsb: float = 0.0,
-    low: float = 0.0,
-    high: float = 1.0,
-    reach: float = 3.0,
-) -> FloatArray:
-    """The signal x whose recorded mean is given, where the latent variance is slope·max(x, 0) + rest, by bisection.
-
-    Args:
-        mean: E[y], any shape, linear units.
-        slope: a of the noise level function.
-        rest: b, and what else widens the noise, > 0, broadcast against mean.
-        photons: whether the slope is photon noise, of third cumulant slope²·x.
-        lsb: width of a code.
-        low: lowest value that can be recorded.
-        high: highest value that can be recorded.
-        reach: how far beyond a clip end a signal is sought, in standard deviations there.
-    """
-    value, other = np.broadcast_arrays(np.asarray(mean, np.float64), np.asarray(rest, np.float64))
-    left = low - reach * np.sqrt(slope * max(low, 0.0) + other)
-    right = high + reach * np.sqrt(slope * max(high, 0.0) + other)
-    for _ in range(50):
-        middle = 0.5 * (left + right)
-        light = slope * np.maximum(middle, 0.0)
-        third = slope * light if photons else 0.0
-        short = recorded_moments(middle, light + other, third, lsb=lsb, low=low, high=high).mean < value
-        left, right = np.where(short, middle, left), np.where(short, right, middle)
-    return 0.5 * (left + right)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from noiseflow.recorded_moments import recorded_moments, signal_from_mean
+from noiseflow.recorded_moments import recorded_moments
 from noiseflow.sensors import SENSORS
 
 SIGNALS = np.array([-0.005, 0.0, 0.003, 0.02, 0.5, 0.985, 1.0, 1.004])
@@ -48,12 +48,3 @@ def test_without_ends_nothing_is_clipped():
     assert np.allclose(found.mean, [-3.0, 0.3], atol=1e-15)
     assert np.allclose(found.variance, 1e-4 + 1e-4 / 12, rtol=1e-12)
     assert np.array_equal(found.inside, [1.0, 1.0])
-
-
-def test_signal_from_mean_inverts_the_mean():
-    x, a, b = np.linspace(-0.01, 1.05, 40), 0.02, 1e-4
-    kappa = a * a * np.maximum(x, 0)
-    mean = recorded_moments(x, a * np.maximum(x, 0) + b, kappa, lsb=0.001).mean
-    found = signal_from_mean(mean, a, b, photons=True, lsb=0.001)
-    # 50 bisections of an interval of 1.5; below, the mean moves by 0.16 of the signal: x = −σ.
-    assert np.abs(found - x).max() < 1e-9

@@ -190,7 +190,9 @@ def command() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clean", type=int, default=200, help="clean bursts")
     parser.add_argument("--made", type=int, default=20, help="bursts made to trigger each guard rail")
-    parser.add_argument("--seed", type=int, default=20000, help="first seed; judge with the default, develop with others")
+    parser.add_argument(
+        "--seed", type=int, default=20000, help="first seed; judge with the default, develop with others"
+    )
     parser.add_argument("--out", type=Path, default=HERE / "table.md")
     parser.add_argument("--verbose", action="store_true", help="print every burst that is not as it should be")
     options = parser.parse_args()

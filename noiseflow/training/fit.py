@@ -168,7 +168,10 @@ def open_chosen(options: FitOptions) -> NoiseDataset | BurstDataset:
         return open_split(options, options.split, condition=options.condition)
     cameras, isos = _chosen(options)
     dataset = open_bursts(options.data, domain=options.domain, black=options.black, white=options.white)
-    return dataset.select(split=options.split, cameras=cameras, isos=isos, max_images=options.max_images)
+    from noiseflow.training.fit_noisy import fit_for_training
+
+    chosen = dataset.select(split=options.split, cameras=cameras, isos=isos, max_images=options.max_images)
+    return replace(chosen, frames=fit_for_training(chosen.bursts, keep=options.unfit == "keep"))
 
 
 def open_split(options: DataOptions, split: str, *, domain: str | None = None, condition: str = "raw") -> NoiseDataset:

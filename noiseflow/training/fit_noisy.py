@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from noiseflow.datasets import Burst, BurstDataset, BurstPatches, collate_frames
+from noiseflow.datasets.burst_checks import check_burst, refuse_or_warn
 from noiseflow.denoise import Denoiser, DnCNN, UNet, denoise
 from noiseflow.errors import UserError
 from noiseflow.files import load_denoiser, save
@@ -62,6 +63,30 @@ def noisy_options(options: FitOptions) -> FitOptions:
         raise UserError("--denoiser-steps, --weight: expected numbers that are not negative")
     rate = JOINT_RATE if published and options.learning_rate is None else options.learning_rate
     return replace(options, denoiser_steps=steps, patch=options.patch or PATCH, learning_rate=rate)
+
+
+def fit_for_training(bursts: Sequence[Burst], *, keep: bool = False) -> tuple[Burst, ...]:
+    """The bursts that the guard rails let pass; every finding is logged with its evidence.
+
+    Args:
+        bursts: the bursts to look at (`noiseflow.datasets.burst_checks`).
+        keep: keep those with findings too.
+
+    Raises:
+        UserError: none is left.
+    """
+    good = []
+    for burst in bursts:
+        findings = check_burst(burst)
+        refuse_or_warn(findings, burst.name, allow=keep or len(bursts) > 1)
+        if not findings or keep:
+            good.append(burst)
+        else:
+            log.warning("%s: left out (--unfit keep trains on it all the same)", burst.name)
+    if not good:
+        raise UserError(f"expected bursts of still scenes, found something wrong with all {len(bursts)}: see above; "
+                        "--unfit keep trains on them all the same")  # fmt: skip
+    return tuple(good)
 
 
 def train_noisy(

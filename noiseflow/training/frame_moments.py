@@ -26,7 +26,7 @@ from noiseflow.cells import cells, draw_in_cells
 from noiseflow.conditions import Conditions
 from noiseflow.models.base import quantise
 from noiseflow.noise_level import NoiseLevel
-from noiseflow.recorded_moments import recorded_moments, signal_from_mean
+from noiseflow.recorded_moments import recorded_moments
 from noiseflow.shot import Shot
 
 FloatArray = npt.NDArray[np.float64]
@@ -41,7 +41,8 @@ GROUPS = len(TEXTURE_STEPS) + 1
 
 _FEWEST = 500  # values in a bin: its moments are then known to a few per cent
 _MISFIT = 0.01  # relative error that a bin's recorded variance has beside its sampling error: noise is not Gaussian
-_ROUNDS = 5
+_ROUNDS = 20
+_REACH = 3.0  # standard deviations beyond a clip end: an all-black mean says no more
 
 
 class FrameMoments(NamedTuple):
@@ -174,12 +175,14 @@ def fit_moments(
 
     def behind(a: float, b: float, flat: bool) -> tuple[FloatArray, FloatArray, FloatArray]:
         mean, shared = (v[:, :1] if flat else v for v in (moments.mean, moments.error))
-        error = np.maximum(shared, 0.0)
+        x, error = mean, np.maximum(shared, 0.0)
         for _ in range(_ROUNDS):
-            x = signal_from_mean(mean, a, b + error, photons=photons, **ends)
             light = a * np.maximum(x, 0.0)
             there = recorded_moments(x, light + b + error, a * light if photons else 0.0, **ends)
             error = _latent(shared, there.inside, there.bend, light + b)
+            # Newton's steps come from one side: m(x) is convex at the low end, concave at the high one, and x between.
+            reach = _REACH * np.sqrt(light + b)
+            x = np.clip(x + (mean - there.mean) / np.maximum(there.inside, 0.05), low - reach, high + reach)
         return x, error, there.variance - error * there.inside**2 - 0.5 * (error * there.bend) ** 2
 
     values, mean, difference = (v[:, 0] for v in (moments.values, moments.mean, moments.difference))

@@ -18,7 +18,7 @@ from noiseflow.files import file_hash, load, load_denoiser, save
 from noiseflow.options import FitOptions
 from noiseflow.progress import Progress
 from noiseflow.training.fit import fit
-from noiseflow.training.fit_noisy import compare_frames
+from noiseflow.training.fit_noisy import compare_frames, fit_for_training
 from noiseflow.training.frame_moments import FoundSignal
 from noiseflow.training.resume import resume
 
@@ -112,6 +112,28 @@ def test_what_does_not_go_together_is_said(data, tmp_path):
         with pytest.raises(UserError, match=said):
             fit(dataclasses.replace(options(data, tmp_path / "run"), **change))
     assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_bursts_that_moved_are_left_out(tmp_path, caplog):
+    """One of two bursts was taken while the camera moved by a pixel; with --unfit keep it stays."""
+    rng = np.random.default_rng(6)
+    scene = rng.uniform(0.2, 0.8, (12, 13)).repeat(8, axis=0).repeat(8, axis=1)
+    for name, move in (("still", 0), ("moved", 1)):
+        for k in range(2):
+            frame = scene[:, move * k :][:, :96] + 0.02 * rng.standard_normal((96, 96))
+            np.save(tmp_path / f"{name}_{k}.npy", frame.astype(np.float32))
+    (tmp_path / "bursts.csv").write_text("frames,camera,iso\nstill_*.npy,C,100\nmoved_*.npy,C,100\n")
+    bursts = open_bursts(tmp_path, black=0, white=1).bursts
+    kept = fit_for_training(bursts)
+    assert [burst.frames[0].files[0].name for burst in kept] == ["still_0.npy"]
+    assert "moved camera" in caplog.text
+    assert "left out" in caplog.text
+    assert len(fit_for_training(bursts, keep=True)) == 2
+    moved = [burst for burst in bursts if burst not in kept]
+    with pytest.raises(UserError, match="moved camera"):
+        fit_for_training(moved)
+    with pytest.raises(UserError, match="found something wrong with all 2"):
+        fit_for_training(moved * 2)
 
 
 class Blur(Denoiser):
