@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import platform
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,7 +16,6 @@ import yaml
 from torch import Tensor
 
 from noiseflow.datasets import (
-    Burst,
     BurstDataset,
     FramePair,
     NoiseDataset,
@@ -34,6 +32,7 @@ from noiseflow.models import ARCHITECTURES, BASELINES, FittedModel, Flow, Gaussi
 from noiseflow.options import DataOptions, FitOptions, as_dict, listed
 from noiseflow.progress import SILENT, Progress
 from noiseflow.shot import Shot
+from noiseflow.training.card import card_of, provenance
 from noiseflow.training.full_covariance import fit_full_covariance
 from noiseflow.training.intensity import fit_intensity
 from noiseflow.training.noise_level import fit_noise_level
@@ -155,7 +154,7 @@ def _complete(
 def write_config(out: Path, options: FitOptions, dataset: NoiseDataset | BurstDataset) -> None:
     """Write what repeats the run and where it was made, before it begins."""
     write_atomically(out / "config.yaml", yaml.safe_dump(as_dict(options), sort_keys=True).encode())
-    _write_environment(out, _environment(options) | {"data_hash": dataset.root_hash()})
+    _write_environment(out, provenance(options) | {"data_hash": dataset.root_hash()})
 
 
 def _write_environment(out: Path, environment: dict[str, Any]) -> None:
@@ -380,55 +379,3 @@ def accelerator(device: str) -> str:
 def torch_device(device: str) -> torch.device:
     """The device that a device option means here."""
     return torch.device("cuda" if accelerator(device) != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def card_of(
-    options: FitOptions,
-    dataset: NoiseDataset | BurstDataset,
-    train: Sequence[FramePair] | Sequence[Burst],
-    validation: Sequence[FramePair],
-    scores: dict[str, Any],
-) -> dict[str, Any]:
-    """What the model file says of its training. No time, path or host: equal models are equal bytes."""
-    chosen = as_dict(options)
-    protocol = {k: v for k, v in chosen.items() if k not in ("data", "out", "overwrite", "device", "workers")}
-    cameras: dict[str, Any] = {}
-    for frame in train:
-        cameras.setdefault(
-            frame.camera,
-            {"lsb": frame.lsb.tolist(), "low": frame.low.tolist(), "high": frame.high.tolist(), "cfa": frame.cfa},
-        )
-    return {
-        "data": {
-            "root_hash": dataset.root_hash(),
-            "domain": dataset.domain,
-            "truth": dataset.truth if isinstance(dataset, NoiseDataset) else "none",
-            "clean": dataset.clean if isinstance(dataset, NoiseDataset) else "none",
-            "split": options.split,
-            "split_protocol": dataset.split_protocol,
-            "images": len(train),
-            "scenes": len({frame.scene for frame in train}),
-            "validation_scenes": sorted({frame.scene for frame in validation}),
-        },
-        "protocol": protocol,
-        "cameras": cameras,
-        "scores": scores,
-    }
-
-
-def _environment(options: FitOptions) -> dict[str, Any]:
-    """Where, when and with what the run was made: everything that must not go into the model file."""
-    import lightning
-
-    import noiseflow
-
-    return {
-        "noiseflow": noiseflow.__version__,
-        "torch": torch.__version__,
-        "lightning": lightning.__version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "threads": torch.get_num_threads(),
-        "data": str(Path(options.data).resolve()),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-    }

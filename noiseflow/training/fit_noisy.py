@@ -24,7 +24,8 @@ from noiseflow.noise_level import NoiseLevel
 from noiseflow.options import FitOptions
 from noiseflow.progress import Progress
 from noiseflow.shot import Shot
-from noiseflow.training.fit import CHECKPOINT, DEFAULT_STEPS, accelerator, card_of
+from noiseflow.training.card import card_of
+from noiseflow.training.fit import CHECKPOINT, DEFAULT_STEPS, accelerator
 from noiseflow.training.frame_moments import FoundSignal, fit_moments, frame_moments, texture_of, two_frame_moments
 from noiseflow.training.noisy_only import JOINT_RATE, BurstDataModule, JointTask, NoisyOnlyTask, UnbiasedTask
 from noiseflow.training.trainer import run_trainer
