@@ -19,6 +19,11 @@ Defect = Literal[
     "scene in both splits",
     "off the lattice",
     "bit depth",
+    "moved camera",
+    "changed light",
+    "flicker",
+    "repeated frames",
+    "denoised frames",
 ]
 """What can be wrong with a data set; `noiseflow check` reports each by its name."""
 

@@ -18,9 +18,10 @@ A guard rail must fire on all of its twenty, and at most 5 of the 200 clean burs
     python experiments/burst_checks/run.py
 
 The table beside this file is written by that command, in four minutes on one core. It exits with 1 where a bound is
-missed. Thresholds were set on seeds from 1000 to 8100 and fixed before the judging seeds, 20000 on, were drawn. (An
-earlier judging, on seeds 0 to 449, was missed: 18 of 20 moved, 14 of 20 denoised, 2 of 200 clean bursts. A ratio of
-variances at edges, which edge-preserving filters raise too, then gave way to the cross-correlation.)
+missed. Thresholds were set on seeds from 1000 to 8100 and 40000 to 42400 and fixed before the judging seeds, 30000 on,
+were drawn. (Two earlier judgings were missed. On seeds 0 to 449, 18 of 20 moved and 14 of 20 denoised bursts: a ratio
+of variances at edges, which edge-preserving filters raise too, gave way to the cross-correlation. On seeds 20000 to
+20449, 19 of 20 denoised ones: the noise is now measured where bright pixels, and not all pixels, are flattest.)
 """
 
 import argparse
@@ -191,7 +192,7 @@ def command() -> None:
     parser.add_argument("--clean", type=int, default=200, help="clean bursts")
     parser.add_argument("--made", type=int, default=20, help="bursts made to trigger each guard rail")
     parser.add_argument(
-        "--seed", type=int, default=20000, help="first seed; judge with the default, develop with others"
+        "--seed", type=int, default=30000, help="first seed; judge with the default, develop with others"
     )
     parser.add_argument("--out", type=Path, default=HERE / "table.md")
     parser.add_argument("--verbose", action="store_true", help="print every burst that is not as it should be")

@@ -21,8 +21,9 @@ def run(root: str, options: CheckOptions) -> int:
     damaged = sum(finding.severity == "damaged" for finding in findings)
     if findings:
         console.print(_findings(findings))
+    unit = parts[0].unit if parts else "pairs"
     console.print(
-        f"{sum(part.pairs for part in parts)} pairs: {damaged} damaged, {len(findings) - damaged} warnings",
+        f"{sum(part.pairs for part in parts)} {unit}: {damaged} damaged, {len(findings) - damaged} warnings",
         highlight=False,
     )
     return 1 if damaged else 0
@@ -32,7 +33,7 @@ def _print_part(console: Console, part: Part) -> None:
     splits = ", ".join(f"{part.splits[name]} {name}" for name in ("train", "test", "neither") if part.splits.get(name))
     for name, value in {
         "domain": part.domain,
-        "pairs": f"{part.pairs} of {part.scenes} scenes",
+        part.unit: f"{part.pairs} of {part.scenes} scenes",
         "ground truth": part.truth,
         "frame sizes": ", ".join(f"{height}×{width}" for height, width in sorted(part.sizes)) or "none readable",
         "split": f"{splits}; {part.split_protocol}",

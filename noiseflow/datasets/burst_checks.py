@@ -299,7 +299,9 @@ def _moved(pair: _Pair) -> Finding | None:
             # of the squared slopes, as much is noise as the difference shows
             power = weight * _slope(mean, axis) * slope
             noise = 0.25 * weight * _slope(difference, axis) * _smooth_slope(difference, axis)
-            moves.append(2**level * float(terms.sum()) / max(float((power - noise).sum()), 0.02 * float(power.sum())))
+            moves.append(
+                2**level * float(terms.sum()) / max(float((power - noise).sum()), 0.02 * float(power.sum()), 1e-20)
+            )
             ts.append(_least_t(weight, difference, slope))
         if max(ts) > best[0]:
             best = max(ts), moves[0], moves[1], level
@@ -377,6 +379,8 @@ def _curve(pair: _Pair) -> Array:
 
 def _flicker(pair: _Pair) -> Finding | None:
     power = _sums(pair.weight * np.square(pair.mean), 1)
+    if not np.median(power) > 0:  # most of the frame is clipped
+        return None
     root = np.sqrt(np.minimum(power, 4 * np.median(power)))
     curve = _curve(pair)
     bands = len(curve)
@@ -448,6 +452,8 @@ def _shared_noise(frames: Array, pairs: Sequence[_Pair], lsb: Array, numbers: Se
     for pair in pairs:
         fine = pair.difference - ndimage.uniform_filter(pair.difference, (0, 5, 5))
         variances.append(float((weight * np.square(fine)).sum()))
+    if not max(variances) > 0:  # all is clipped
+        return None
     ratios = np.array(variances) / max(variances)
     neighbours = [k for k, pair in enumerate(pairs) if pair.numbers != (numbers[0], numbers[-1])]
     if ratios[neighbours].max() < FILTERED_RATIO:
@@ -504,14 +510,15 @@ def _levelled(pair: _Pair) -> Array:
 
 
 def _classes(pair: _Pair) -> tuple[Mask, Mask]:
-    """The darkest and the brightest third of the flatter, unclipped pixels of every plane."""
+    """The flatter halves of the darkest and of the brightest third of the unclipped pixels."""
+    inside = pair.inside
+    if not inside.any():
+        return inside, inside
     smooth = ndimage.uniform_filter(pair.mean, (0, 5, 5))
-    steep = np.hypot(_slope(smooth, 1), _slope(smooth, 2)) * np.sqrt(pair.weight)
-    if not pair.inside.any():
-        return pair.inside, pair.inside
-    usable = pair.inside & (steep <= np.median(steep[pair.inside]))
-    lower, upper = np.quantile(smooth[usable], (1 / 3, 2 / 3))
-    return usable & (smooth <= lower), usable & (smooth >= upper)
+    steep = np.hypot(_slope(smooth, 1), _slope(smooth, 2))
+    lower, upper = np.quantile(smooth[inside], (1 / 3, 2 / 3))
+    dark, bright = inside & (smooth <= lower), inside & (smooth >= upper)
+    return dark & (steep <= np.median(steep[dark])), bright & (steep <= np.median(steep[bright]))
 
 
 def _lag_moments(pair: _Pair) -> tuple[Array, Array]:

@@ -14,9 +14,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from noiseflow.datasets import pairs, sidd
+from noiseflow.datasets import burst_folders, pairs, sidd
 from noiseflow.datasets.alignment import SWAPPED_RATIO, displacement, fine_energy_ratio
 from noiseflow.datasets.base import FramePair, on_lattice
+from noiseflow.datasets.burst_checks import check_burst
+from noiseflow.datasets.burst_folders import BurstDataset, open_bursts
+from noiseflow.datasets.bursts import Burst
 from noiseflow.datasets.dataset import NoiseDataset, of_half, of_table
 from noiseflow.errors import Defect, DefectError, UserError
 from noiseflow.progress import SILENT, Progress
@@ -53,8 +56,8 @@ class Part:
 
     Attributes:
         domain: "raw" or "srgb".
-        truth: how the clean images were made.
-        pairs: number of pairs.
+        truth: how the clean images were made; "none" for bursts.
+        pairs: number of pairs, or of bursts.
         scenes: number of scenes.
         splits: number of pairs in each split.
         split_protocol: the rule of the split.
@@ -75,6 +78,11 @@ class Part:
     patterns: dict[str, set[str]] = field(default_factory=dict)
     sizes: set[tuple[int, int]] = field(default_factory=set)
 
+    @property
+    def unit(self) -> str:
+        """What is counted."""
+        return "bursts" if self.truth == "none" else "pairs"
+
 
 def check(
     root: Path | str, *, black: float | None = None, white: float | None = None, progress: Progress = SILENT
@@ -82,7 +90,8 @@ def check(
     """Read all of a data set and list what it holds and what is wrong with it.
 
     Args:
-        root: a SIDD tree or a folder with `pairs.csv`.
+        root: a SIDD tree, or a folder with `pairs.csv` or `bursts.csv`. Of a tree without ground truths, and of a
+            table, bursts also pass the guard rails (`burst_checks`).
         black: black level in codes, as `open_dataset` takes it.
         white: white level in codes, likewise.
         progress: shows the pairs read.
@@ -91,38 +100,55 @@ def check(
         The parts that have pairs, and the findings in the order of the files.
 
     Raises:
-        UserError: the folder is of neither kind, or its `pairs.csv` cannot be read.
+        UserError: the folder is of no such kind, or its table cannot be read.
     """
     root = Path(root)
-    if root.name == pairs.FILE_NAME and root.is_file():
+    if root.name in (pairs.FILE_NAME, burst_folders.FILE_NAME) and root.is_file():
         root = root.parent
     if not root.is_dir():
         raise UserError(f"{root}: expected a folder, got {'a file' if root.exists() else 'none'}")
+    bursts: BurstDataset | None = None
+    datasets: list[NoiseDataset] = []
+    findings: list[Finding] = []
     if (root / pairs.FILE_NAME).is_file():
         datasets, findings = _table(root, black, white)
+    elif (root / burst_folders.FILE_NAME).is_file():
+        bursts = open_bursts(root, black=black, white=white)
     else:
         datasets, findings = _tree(root, black, white)
+        if not datasets:  # no noisy frame has its ground truth
+            try:
+                bursts = open_bursts(root, black=black, white=white)
+                findings = []
+            except UserError:
+                pass  # neither pairs nor bursts: what the pairs lack has been found
     parts = [_part(dataset) for dataset in datasets]
+    part_of_bursts = [] if bursts is None else [_part(bursts)]
     # what the readers would log is a finding here
     readers = logging.getLogger("noiseflow.datasets")
     level = readers.level
     readers.setLevel(logging.ERROR)
     try:
-        progress.start("checking", sum(part.pairs for part in parts))
+        progress.start("checking", sum(part.pairs for part in parts + part_of_bursts))
         for dataset, part in zip(datasets, parts, strict=True):
             for frame in dataset.frames:
                 findings += _frame(frame, part, root)
                 progress.update()
             findings += [*_disagreements(dataset), *_leaks(dataset)]
+        if bursts is not None:
+            for burst in bursts.bursts:
+                findings += _burst(burst, part_of_bursts[0], root)
+                progress.update()
+            findings += _leaks(bursts)
     finally:
         readers.setLevel(level)
-    return parts, findings
+    return parts + part_of_bursts, findings
 
 
 def _tree(root: Path, black: float | None, white: float | None) -> tuple[list[NoiseDataset], list[Finding]]:
     instances = sidd.find_instances(root)
     if not instances:
-        raise UserError(f"{root}: expected {pairs.FILE_NAME} or a SIDD tree, found neither")
+        raise UserError(f"{root}: expected {pairs.FILE_NAME}, {burst_folders.FILE_NAME} or a SIDD tree, found none")
     datasets, findings = [], []
     for domain, half in sidd.scan(root, black=black, white=white).items():
         findings += [_of_error(problem, root) for problem in half.problems]
@@ -154,10 +180,10 @@ def _table(root: Path, black: float | None, white: float | None) -> tuple[list[N
     return [of_table(root, readable, column)] if readable else [], findings
 
 
-def _part(dataset: NoiseDataset) -> Part:
+def _part(dataset: NoiseDataset | BurstDataset) -> Part:
     return Part(
         domain=dataset.domain,
-        truth=dataset.truth,
+        truth=dataset.truth if isinstance(dataset, NoiseDataset) else "none",
         pairs=len(dataset.frames),
         scenes=len({frame.scene for frame in dataset.frames}),
         splits=Counter(dataset.split_of.get(frame.name, "neither") for frame in dataset.frames),
@@ -202,6 +228,28 @@ def _frame(frame: FramePair, part: Part, root: Path) -> Iterator[Finding]:
     if apart is not None:
         sentence = f"expected noisy and clean to coincide, they fit {apart[0]} rows and {apart[1]} columns apart"
         yield _finding("misaligned", frame.name, sentence, root)
+
+
+def _burst(burst: Burst, part: Part, root: Path) -> Iterator[Finding]:
+    """Read all frames of a burst; note what it is, and yield what is wrong with it."""
+    frame = burst.frames[0]
+    try:
+        for i in range(len(burst)):
+            burst.read((i,))
+        burst.read_maps()
+        lsb, cfa = frame.declared_lsb, burst.cfa
+    except UserError as error:
+        yield _of_error(error, root)
+        return
+    scale = 1 if cfa is None else 2
+    part.sizes.add((burst.size[0] * scale, burst.size[1] * scale))
+    part.patterns.setdefault(burst.camera, set()).add(cfa or "–")
+    part.levels.setdefault(burst.camera, set()).add(_levels(frame, lsb))
+    if bool((lsb > 0).all()) and not bool((burst.lsb > 0).all()):
+        sentence = f"expected whole codes of 1/{1 / float(lsb.max()):g}, got values between them"
+        yield _finding("off the lattice", frame.files[0], sentence, root)
+    for found in check_burst(burst):
+        yield _finding(found.kind, burst.name, found.sentence, root)
 
 
 def _unreadable(frame: FramePair, error: UserError, root: Path) -> Iterator[Finding]:
@@ -263,7 +311,7 @@ def _disagreements(dataset: NoiseDataset) -> Iterator[Finding]:
                 yield _finding("disagreement", frame.files[2], sentence, dataset.root)
 
 
-def _leaks(dataset: NoiseDataset) -> Iterator[Finding]:
+def _leaks(dataset: NoiseDataset | BurstDataset) -> Iterator[Finding]:
     splits: dict[str, set[str]] = {}
     for frame in dataset.frames:
         if frame.name in dataset.split_of:
