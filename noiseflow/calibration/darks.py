@@ -164,7 +164,8 @@ def _band_counts(codes: Codes, bands: list[int], sizes: int) -> FloatArray:
 def fit_darks(darks: Sequence[Darks], counts: Sequence[int]) -> list[DarkFit]:
     """Fit all ISOs of a camera; one kind of read noise, normal or Tukey-lambda, serves them all.
 
-    Tukey-lambda is taken where it raises the log likelihood by more than its parameters cost (Schwarz's criterion).
+    Tukey-lambda is taken where it raises the log likelihood by more than its parameters cost (Schwarz's criterion),
+    and by two standard errors of that gain over bands of rows (Vuong 1989), which large row noise makes uncertain.
 
     Args:
         darks: statistics of each ISO.
@@ -173,15 +174,16 @@ def fit_darks(darks: Sequence[Darks], counts: Sequence[int]) -> list[DarkFit]:
     usable = [k for k, dark in enumerate(darks) if dark.clipped < CLIPPED and _read_std(dark) > FINEST / 2]
     normal: dict[int, ReadFit] = {}
     heavy: dict[int, ReadFit] = {}
-    gain = 0.0
+    gain = variance = 0.0
     for k in usable:
         data, squares = darks[k].differences, darks[k].line_squares
         std = _read_std(darks[k])
         normal[k] = fit_read(data, squares, Read(std))
         heavy[k] = fit_read(data, squares, Read(std / Read(1.0, 0.0).std, 0.0))
-        gain += heavy[k].log_likelihood - normal[k].log_likelihood
-        gain -= 0.5 * math.log(data.counts.sum() / data.pairs_per_dof)
-    chosen = heavy if gain > 0 else normal
+        by_band = heavy[k].log_likelihood - normal[k].log_likelihood
+        gain += float(by_band.sum()) - 0.5 * math.log(data.counts.sum() / data.pairs_per_dof)
+        variance += float(by_band.var()) * by_band.size
+    chosen = heavy if gain > 2 * math.sqrt(variance) else normal
     return [_report(dark, chosen.get(k), counts[k]) for k, dark in enumerate(darks)]
 
 
@@ -217,7 +219,7 @@ def _report(dark: Darks, fit: ReadFit | None, frames: int) -> DarkFit:
             "one dark frame: its read noise includes what differs between pixels for good, and row noise is not "
             "identifiable; shoot at least two"
         )
-    reach = float(stats.t.ppf(0.975, fit.bands - 1)) if fit.bands >= _LEAST_BANDS else math.inf
+    reach = float(stats.t.ppf(0.975, fit.dof)) if fit.bands >= _LEAST_BANDS else math.inf
     se = np.sqrt(np.diag(fit.covariance))
     read = _log_interval(fit.read.scale * step, reach * se[0])
     shape = None

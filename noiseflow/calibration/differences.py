@@ -128,15 +128,23 @@ class ReadFit(NamedTuple):
 
     Attributes:
         read: the read noise, codes.
-        log_likelihood: nats, of as many differences as are independent.
+        log_likelihood: `(bands,)`, nats, of as many differences as are independent.
         covariance: `(1, 1)` or `(2, 2)`, of log scale and, if there is one, λ; from bands of rows.
-        bands: how many bands it rests on.
     """
 
     read: Read
-    log_likelihood: float
+    log_likelihood: FloatArray
     covariance: FloatArray
-    bands: int
+
+    @property
+    def bands(self) -> int:
+        """How many bands it rests on."""
+        return self.log_likelihood.size
+
+    @property
+    def dof(self) -> int:
+        """Degrees of freedom of the covariance: bands less the parameters and the shared variance."""
+        return self.bands - 1 - len(self.covariance)
 
 
 def fit_read(data: Differences, line_squares: FloatArray, start: Read) -> ReadFit:
@@ -187,8 +195,8 @@ def fit_read(data: Differences, line_squares: FloatArray, start: Read) -> ReadFi
     scores = data.counts @ slopes.T + np.outer(line_squares, crossed)
     scores = scores - scores.mean(axis=0)
     bands = len(scores)
-    covariance = hessian @ (scores.T @ scores * bands / max(bands - 1, 1)) @ hessian
-    return ReadFit(at(x), -value / data.pairs_per_dof, covariance, bands)
+    covariance = hessian @ (scores.T @ scores * bands / max(bands - 1 - x.size, 1)) @ hessian
+    return ReadFit(at(x), data.counts @ here / data.pairs_per_dof, covariance)
 
 
 def _derivatives(
