@@ -11,7 +11,7 @@ import numpy as np
 
 from noiseflow.calibration.darks import CLIPPED, DarkFit, Darks, code_step, dark_statistics, fit_darks
 from noiseflow.calibration.diagnostics import IsoDiagnostics, line_spectra, read_plot, transfer_curve
-from noiseflow.calibration.findings import Evidence, Finding, find_faults
+from noiseflow.calibration.findings import Evidence, Finding, burst_shift, find_faults
 from noiseflow.calibration.frames import FloatArray, FrameSet
 from noiseflow.calibration.laws import gain_law, read_law, root
 from noiseflow.calibration.pattern import OddPixels, odd_pixels, sensitivity
@@ -23,6 +23,9 @@ from noiseflow.calibration.verdict import Targets, Verdict, judge
 from noiseflow.errors import UserError
 
 _PILE = 5e-4  # share of a frame's pixels at one highest code that shows saturation
+
+
+_ROUGH = 0.15  # relative error of a gain from single pictures that texture may make, whatever their number
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +124,8 @@ def _one_iso(group: FrameSet, step: float, darks: Darks | None, fit: DarkFit | N
     high = saturation(group)
     clipped = darks is not None and darks.clipped >= CLIPPED
     black, black_se = _black(group, darks, fit)
-    stacks = [stack_statistics(stack, group) for stack in (*group.flats, *group.bursts)]
+    still = [burst for burst in group.bursts if not burst_shift(burst, group)[0]]
+    stacks = [stack_statistics(stack, group) for stack in (*group.flats, *still)]
     points = points_of(stacks, black, 0.0, high)
     if fit is None or clipped:
         noise, noise_se = None, 0.0
@@ -141,13 +145,17 @@ def _one_iso(group: FrameSet, step: float, darks: Darks | None, fit: DarkFit | N
         read = fit.std
         diagnostics = _dark_diagnostics(group, darks, fit, diagnostics)
     if line is None and group.singles:
-        blocks = flattest_blocks(group.singles, group, black, high)
-        points, line = blocks.points, fit_line(blocks.points)
+        points = flattest_blocks(group.singles, group, black, high)
+        line = fit_line(points)
         warnings.append(
-            f"{said}from single pictures, of their {blocks.count} flattest blocks: the gain is rough (texture adds to "
-            "it), read noise includes what differs between pixels for good"
+            f"{said}from single pictures, of their {points.mean.size} flattest blocks: the gain is rough (texture adds "
+            f"to it, so its interval is at least ±{100 * _ROUGH:.0f} %), read noise includes what differs between "
+            "pixels for good"
         )
     gain = line.interval() if line is not None else None
+    if gain is not None and not stacks:
+        k = gain.value
+        gain = Estimate(k, min(gain.low, (1 - _ROUGH) * k), max(gain.high, (1 + _ROUGH) * k))
     if gain is None:
         warnings.append(f"{said}the conversion gain is not identifiable: that takes flat pairs, best at several levels")
     elif line is not None:
@@ -194,9 +202,7 @@ def _dark_diagnostics(group: FrameSet, darks: Darks, fit: DarkFit, out: IsoDiagn
     return dataclasses.replace(out, dark_means=darks.stack.frame_means, exposures=group.exposures)
 
 
-def _read_of_line(
-    line: Line, group: FrameSet, step: float, black_se: float
-) -> tuple[Estimate | None, tuple[str, ...]]:
+def _read_of_line(line: Line, group: FrameSet, step: float, black_se: float) -> tuple[Estimate | None, tuple[str, ...]]:
     """Read noise from where the line meets a known black level; with rounding taken off."""
     if group.black is None:
         return None, ("read noise is not identifiable without darks or a known black level",)

@@ -200,7 +200,7 @@ def _report(dark: Darks, fit: ReadFit | None, frames: int) -> DarkFit:
     if dark.clipped >= CLIPPED:
         why = (
             f"{100 * dark.clipped:.1f} % of the dark pixels sit at the lowest code: black level, read noise, its tails "
-            "and row noise are cut off and not identifiable from darks; flats and a known black level give the read noise"
+            "and row noise are cut off and not identifiable from darks; flats at a known black level give read noise"
         )
         return dataclasses.replace(nothing, warnings=(why,))
     if fit is None or fit.read.std < FINEST:
@@ -212,6 +212,7 @@ def _report(dark: Darks, fit: ReadFit | None, frames: int) -> DarkFit:
         return dataclasses.replace(nothing, black=black, warnings=(why,))
     warnings = []
     response = _response(dark, fit.read)
+    row: Estimate | None
     row, column = (_line_noise(lines, stack.noise, response) for lines in (stack.rows, stack.columns))
     if frames == 1:
         row = None
@@ -221,14 +222,15 @@ def _report(dark: Darks, fit: ReadFit | None, frames: int) -> DarkFit:
         )
     reach = float(stats.t.ppf(0.975, fit.dof)) if fit.bands >= _LEAST_BANDS else math.inf
     se = np.sqrt(np.diag(fit.covariance))
-    read = _log_interval(fit.read.scale * step, reach * se[0])
+    read = _log_interval(fit.read.scale * step, reach * float(se[0]))
     shape = None
     std = read
     if fit.read.shape is not None:
         if se[1] > _SHAPE_KNOWN:
             warnings.append("the shape λ of the read noise is not identifiable from so few values")
         else:
-            shape = Estimate(fit.read.shape, fit.read.shape - reach * se[1], fit.read.shape + reach * se[1])
+            half = reach * float(se[1])
+            shape = Estimate(fit.read.shape, fit.read.shape - half, fit.read.shape + half)
         d = 1e-4
         slope = math.log(Read(1.0, fit.read.shape + d).std / Read(1.0, fit.read.shape - d).std) / (2 * d)
         both = np.array([1.0, slope])
@@ -281,7 +283,7 @@ def _blacks(dark: Darks, read: Read, frames: int) -> tuple[Estimate, ...]:
         moves = float(by_frame.var(ddof=1))
         if frames > 1 and moves / of_frame > stats.f.ppf(0.999, count - 1, 1000):
             half = float(stats.t.ppf(0.975, count - 1)) * math.sqrt(moves / count + fixed)
-        value = mean + bias * dark.step
+        value = float(mean + bias * dark.step)
         out.append(Estimate(value, value - half, value + half))
     return tuple(out)
 

@@ -135,4 +135,5 @@ def _spectrum(lines: NDArray[Any]) -> Spectrum:
     frames, count = lines.shape
     lines = lines - lines.mean(axis=1, keepdims=True)
     power = (np.abs(np.fft.rfft(lines, axis=1)) ** 2).sum(axis=0) / (count * (frames - 1))
-    return Spectrum(np.fft.rfftfreq(count)[1:], power[1:])
+    frequency: FloatArray = np.fft.rfftfreq(count).astype(np.float64)
+    return Spectrum(frequency[1:], power[1:].astype(np.float64))

@@ -199,9 +199,7 @@ def fit_read(data: Differences, line_squares: FloatArray, start: Read) -> ReadFi
     return ReadFit(at(x), data.counts @ here / data.pairs_per_dof, covariance)
 
 
-def _derivatives(
-    data: Differences, at: Callable[[FloatArray], Read], x: FloatArray
-) -> tuple[FloatArray, FloatArray]:
+def _derivatives(data: Differences, at: Callable[[FloatArray], Read], x: FloatArray) -> tuple[FloatArray, FloatArray]:
     """∂ log P(|d|) by the parameters, `(parameters, sizes + 1)`, and the information of one difference."""
     slopes = []
     for k in range(x.size):

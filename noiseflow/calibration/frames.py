@@ -66,7 +66,9 @@ class FrameSet:
         if self.black is not None and len(self.black) not in (1, self.channels):
             raise UserError(f"{who}: expected one black level or {self.channels}, got {len(self.black)}")
         if self.exposures and len(self.exposures) != len(self.darks):
-            raise UserError(f"{who}: expected an exposure of each of {len(self.darks)} darks, got {len(self.exposures)}")
+            raise UserError(
+                f"{who}: expected an exposure for each of {len(self.darks)} darks, got {len(self.exposures)}"
+            )
         stacks = [("darks", 1, self.darks)] if len(self.darks) else []
         stacks += [("a flat pair", 2, flat) for flat in self.flats]
         stacks += [("a burst", 2, burst) for burst in self.bursts]
@@ -94,7 +96,9 @@ class FrameSet:
     @property
     def blacks(self) -> FloatArray | None:
         """The known black level of each channel, DN, `(channels,)`."""
-        return None if self.black is None else np.broadcast_to(np.float64(self.black), (self.channels,)).copy()
+        if self.black is None:
+            return None
+        return np.broadcast_to(np.array(self.black, np.float64), (self.channels,)).copy()
 
     def planes(self, mosaic: NDArray[Any]) -> NDArray[Any]:
         """`(…, H, W)` to planes of one colour, `(…, channels, h, w)`: R, G on R rows, G on B rows, B."""

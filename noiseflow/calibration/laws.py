@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -39,7 +40,7 @@ def gain_law(gains: Mapping[float, Estimate]) -> GainLaw:
     isos = sorted(gains)
     if not isos:
         return GainLaw((), ())
-    kinds = [_step(a, b, gains[a], gains[b]) for a, b in zip(isos, isos[1:], strict=False)]
+    kinds = [_step(a, b, gains[a], gains[b]) for a, b in itertools.pairwise(isos)]
     segments, breaks = [], []
     first, kind = 0, None
     for k, step in enumerate(kinds):

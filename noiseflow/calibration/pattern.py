@@ -49,7 +49,8 @@ def sensitivity(frames: FrameSet, black: FloatArray, high: float) -> Estimate | 
     for flat in (frame for pair in frames.flats for frame in pair):
         if flat.max() >= high:
             continue
-        planes = frames.planes(flat.astype(np.float32)) - black[:, None, None].astype(np.float32)
+        planes: NDArray[np.float32] = frames.planes(flat.astype(np.float32))
+        planes = planes - black[:, None, None].astype(np.float32)
         local = ndimage.uniform_filter(planes, (0, _LOCAL, _LOCAL), mode="nearest")
         if local.min() <= 0:
             continue

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,19 +28,13 @@ _SPREAD = 2.0  # standard deviations of A's variance above the line up to which 
 _WORTH = 1 / (1 + 2 * ((2 / 3) ** 2 + (1 / 6) ** 2))
 
 
-class Blocks(NamedTuple):
-    """Flat blocks as points of a photon-transfer curve, and how many they are."""
+def flattest_blocks(singles: Sequence[Codes], frames: FrameSet, black: FloatArray, high: float) -> Points:
+    """The flat blocks of 16×16 pixels of one colour, as points of a photon-transfer curve.
 
-    points: Points
-    count: int
-
-
-def flattest_blocks(singles: Sequence[Codes], frames: FrameSet, black: FloatArray, high: float) -> Blocks:
-    """The flat blocks of 16×16 pixels of one colour.
-
-    A block is flat where the variance of its half A about a plane is at most 2 standard deviations above what the line of variance
-    over mean, fitted to halves B of flat blocks, has for it. The first choice is the tenth with the smallest variance
-    of A in each of twelve ranges of brightness; choice and line are then found in turns, for each channel.
+    A block is flat where the variance of its half A about a plane is at most 2 standard deviations above what the
+    line of variance over mean, fitted to halves B of flat blocks, has for it. The first choice is the tenth with the
+    smallest variance of A in each of twelve ranges of brightness; choice and line are then found in turns, for each
+    channel.
 
     Args:
         singles: `(H, W)` each, DN.
@@ -66,8 +59,7 @@ def flattest_blocks(singles: Sequence[Codes], frames: FrameSet, black: FloatArra
             parts = (points.mean, points.variance, points.dof, points.channel, points.stack)
             for column, value in zip(columns, parts, strict=True):
                 column.append(value)
-    found = Points(*(np.concatenate([*column, np.zeros(0)]) for column in columns))
-    return Blocks(found, found.mean.size)
+    return Points(*(np.concatenate([*column, np.zeros(0)]) for column in columns))
 
 
 def _cut(plane: FloatArray) -> FloatArray:

@@ -126,10 +126,10 @@ def fit_line(points: Points, noise: float | None = None, noise_se: float = 0.0, 
     """
     if points.mean.size < 2:
         return None
-    free = _weighted(points, None)
+    free = _honest(weighted_line(points, None))
     if noise is None:
         return free
-    fixed = _weighted(points, noise)
+    fixed = _honest(weighted_line(points, noise))
     if fixed is None:
         return free
     # The error of the fixed intercept moves the slope by Σ w·m / Σ w·m².
@@ -145,7 +145,16 @@ def fit_line(points: Points, noise: float | None = None, noise_se: float = 0.0, 
     return free if width <= max(_FREE_ENOUGH, _AS_GOOD * other) else fixed
 
 
-def _weighted(points: Points, intercept: float | None) -> Line | None:
+def weighted_line(points: Points, intercept: float | None) -> Line | None:
+    """Straight line with weights dof / (2·variance²) at the line itself, and the errors these stand for.
+
+    Args:
+        points: at least two, or one if the intercept is given.
+        intercept: variance at mean 0, DN²; fitted if not given.
+
+    Returns:
+        None where all means are the same.
+    """
     x, y, dof = points.mean, points.variance, points.dof
     free = intercept is None
     design = np.stack([x, np.ones_like(x)]) if free else x[None]
@@ -169,12 +178,17 @@ def _weighted(points: Points, intercept: float | None) -> Line | None:
     freedom = x.size - len(design)
     weight = dof / (2 * np.maximum(fitted, floor) ** 2)
     chi2 = float((weight * (y - fitted) ** 2).sum() / max(freedom, 1))
-    if freedom > 0 and chi2 * freedom > stats.chi2.ppf(1 - _SURE, freedom):
-        inverse = inverse * chi2
     covariance = np.zeros((2, 2))
     covariance[: len(design), : len(design)] = inverse
     return Line(float(solution[0]), float(solution[1]) if free else float(intercept or 0.0), covariance, free, chi2,
                 freedom)  # fmt: skip
+
+
+def _honest(line: Line | None) -> Line | None:
+    """Errors widened where the residuals say so for sure."""
+    if line is None or line.freedom < 1 or line.chi2 * line.freedom <= stats.chi2.ppf(1 - _SURE, line.freedom):
+        return line
+    return line._replace(covariance=line.covariance * line.chi2)
 
 
 def black_shift(line: Line, noise: float, noise_se: float) -> Estimate | None:

@@ -95,7 +95,10 @@ def judge(profile: Profile, frames: Sequence[FrameSet], targets: Targets) -> Ver
         if found.gain_dn_per_e is None:
             wanted = [(max(_LEAST_PAIRS - pairs, 1), "for the conversion gain: at several light levels")]
         else:
-            wanted = [(_more(max(pairs, 1), _relative(found.gain_dn_per_e) / targets.gain), "for the conversion gain")]
+            more = _more(max(pairs, 1), _relative(found.gain_dn_per_e) / targets.gain)
+            # Whole series, so that the mix of light levels stays.
+            series = math.ceil(more / max(pairs, 1)) * max(pairs, 1)
+            wanted = [(series, "for the conversion gain: the same light levels again")]
         advice += _largest(group.iso, "flat pairs", wanted)
     return Verdict(targets, tuple(advice))
 
