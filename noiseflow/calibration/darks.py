@@ -112,7 +112,7 @@ def dark_statistics(frames: FrameSet, step: float) -> Darks:
     darks = frames.darks
     if len(darks) == 1:
         darks = _halves(darks[0], frames.cfa is not None)
-        frames = dataclasses.replace(frames, darks=darks, exposures=())
+        frames = FrameSet(frames.iso, darks=darks, cfa=frames.cfa)
     stack = stack_statistics(darks, frames)
     lowest = darks.min()
     at_lowest, at_next = (float((darks == lowest + k * step).mean()) for k in (0, 1))
