@@ -64,9 +64,12 @@ def points_of(stacks: Sequence[Stack], black: FloatArray, low: float, high: floa
     """
     columns: list[list[FloatArray]] = [[] for _ in range(5)]
     for number, stack in enumerate(stacks):
-        reach = _NEAR_SATURATION * np.sqrt(np.maximum(stack.variance, 0.0))
+        # The variance of the channel, scaled by the mean: a tile's own would leave out those that chance made noisy.
+        typical = stack.variance.mean(axis=(1, 2)) / (stack.mean - black[:, None, None]).mean(axis=(1, 2))
+        light = np.maximum(stack.mean - black[:, None, None], 0.0)
+        reach = _NEAR_SATURATION * np.sqrt(np.maximum(typical, 0.0)[:, None, None] * light)
         inside = (stack.highest < high) & (stack.lowest > low)
-        inside &= (stack.mean + reach < high) & (stack.mean - reach > low) & (stack.variance > 0)
+        inside &= (stack.mean + reach < high) & (stack.mean - reach > low)
         shape = stack.mean.shape
         channel = np.broadcast_to(np.arange(shape[0], dtype=np.float64)[:, None, None], shape)
         values = (

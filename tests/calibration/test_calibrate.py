@@ -261,3 +261,13 @@ def test_the_gains_of_single_real_pictures(name, black, white, known):
     found = calibrate([FrameSet(100, singles=(mosaic,), cfa="BGGR", black=black, white=white)])
     gains = [gain.value for gain in found.diagnostics[0].channel_gains]
     np.testing.assert_allclose(gains, known, rtol=0.15)
+
+
+def test_flats_whose_noise_nears_saturation_do_not_bias_the_gain():
+    camera = sensor()
+    generator = np.random.default_rng(11)
+    # White at 4095, 5 standard deviations of √(4·2600 DN) above 512 + 2600 at 3620: some tiles are in, some out.
+    edge = np.linspace(0.5, 0.95, 256) * np.ones((2, 256, 1))
+    pairs = tuple(codes(camera, edge, 800, generator) for _ in range(4))
+    group = dataclasses.replace(frames(camera, 800, size=256), flats=(*frames(camera, 800, size=256).flats, *pairs))
+    assert holds(calibrate([group]).profile.isos[800].gain_dn_per_e, camera.gain(800), 3.5)
