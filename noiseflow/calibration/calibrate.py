@@ -18,7 +18,7 @@ from noiseflow.calibration.pattern import OddPixels, odd_pixels, sensitivity
 from noiseflow.calibration.profile import Estimate, IsoProfile, Profile
 from noiseflow.calibration.single import flattest_blocks
 from noiseflow.calibration.stacks import stack_statistics
-from noiseflow.calibration.transfer import Line, Points, black_shift, fit_line, points_of
+from noiseflow.calibration.transfer import Line, Points, black_shift, fit_colours, fit_line, points_of
 from noiseflow.calibration.verdict import Targets, Verdict, judge
 from noiseflow.errors import UserError
 
@@ -144,9 +144,11 @@ def _one_iso(group: FrameSet, step: float, darks: Darks | None, fit: DarkFit | N
         )  # fmt: skip
         read = fit.std
         diagnostics = _dark_diagnostics(group, darks, fit, diagnostics)
+    colours = None
     if line is None and group.singles:
         points = flattest_blocks(group.singles, group, black, high)
-        line = fit_line(points)
+        colours = fit_colours(points, group.channels)
+        line = None if colours is None else colours.pooled
         warnings.append(
             f"{said}from single pictures, of their {points.mean.size} flattest blocks: the gain is rough (texture adds "
             f"to it, so its interval is at least ±{100 * _ROUGH:.0f} %), read noise includes what differs between "
@@ -173,7 +175,7 @@ def _one_iso(group: FrameSet, step: float, darks: Darks | None, fit: DarkFit | N
         profile = dataclasses.replace(profile, gain_dn_per_e=gain, prnu=sensitivity(group, black, high))
         diagnostics = dataclasses.replace(
             diagnostics, line=line, transfer=transfer_curve(points, line), black_shift=shift,
-            channel_gains=_channel_gains(points, line, group.channels),
+            channel_gains=colours.gains if colours else _channel_gains(points, line, group.channels),
         )  # fmt: skip
     evidence = Evidence(group, darks, fit, stacks, line, black, high, diagnostics)
     return _Curve(profile, diagnostics, evidence, read, tuple(warnings))

@@ -5,7 +5,7 @@ import pytest
 from scipy import optimize
 
 from noiseflow.calibration.points import calibrate_points
-from noiseflow.calibration.transfer import Points, black_shift, fit_line
+from noiseflow.calibration.transfer import Points, black_shift, fit_colours, fit_line
 from noiseflow.errors import UserError
 
 
@@ -88,3 +88,21 @@ def test_points_of_a_curve_without_scatter_give_back_its_parameters():
 def test_points_that_say_nothing_are_refused(points):
     with pytest.raises(UserError, match=r"points"):
         calibrate_points(points)
+
+
+def test_channels_of_different_gains_share_their_black_level():
+    generator = np.random.default_rng(4)
+    gains, black = np.array([0.8, 1.0, 1.1, 0.9]), 60.0
+    channel = np.repeat(np.arange(4), 200)
+    mean = generator.uniform(300, 3000, channel.size)
+    variance = gains[channel] * (mean - black) * generator.chisquare(60, channel.size) / 60
+    points = Points(mean, variance, np.full(mean.size, 60.0), channel.astype(float), np.zeros(mean.size))
+    found = fit_colours(points, 4)
+    assert found is not None
+    for estimate, gain in zip(found.gains, gains, strict=True):
+        assert abs(estimate.value - gain) < 4.5 * (estimate.high - estimate.low) / 3.92
+        assert estimate.high - estimate.low < 0.1
+    # The pooled line meets the axis at black; its error by the rule for quotients.
+    level = -found.pooled.intercept / found.pooled.slope
+    by_line = np.array([level, 1.0]) / found.pooled.slope
+    assert abs(level - black) < 4.5 * np.sqrt(by_line @ found.pooled.covariance @ by_line)
