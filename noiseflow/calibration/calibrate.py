@@ -25,6 +25,7 @@ from noiseflow.errors import UserError
 _PILE = 5e-4  # share of a frame's pixels at one highest code that shows saturation
 
 
+_BAD_FIT = 2.0  # mean square residual of the photon-transfer line that is said
 _ROUGH = 0.15  # relative error of a gain from single pictures that texture may make, whatever their number
 
 
@@ -162,6 +163,11 @@ def _one_iso(group: FrameSet, step: float, darks: Darks | None, fit: DarkFit | N
         warnings.append(f"{said}the conversion gain is not identifiable: that takes flat pairs, best at several levels")
     elif line is not None:
         shift = None if noise is None else black_shift(line, noise, noise_se)
+        if line.freedom > 0 and line.chi2 > _BAD_FIT:
+            warnings.append(
+                f"{said}the variances scatter {line.chi2:.3g} times as much about the line as noise does: something in "
+                "the scene changes from frame to frame, or the sensor is not linear; the gain is doubtful"
+            )
         if not line.free:
             warnings.append(
                 f"{said}the light levels of the flats lie too close together to check the black level: the gain "

@@ -169,6 +169,15 @@ def test_a_burst_of_any_scene_gives_the_gain():
     assert holds(calibrate([group]).profile.isos[100].gain_dn_per_e, camera.gain(100))
 
 
+def test_a_burst_in_which_something_blinks_is_doubted():
+    camera = sensor()
+    generator = np.random.default_rng(12)
+    scene = 0.2 * np.linspace(0.2, 1, 128)[:, None] * np.ones((6, 1, 128))
+    scene[::2, 40:44, ::9] *= 1.5
+    group = FrameSet(100, bursts=(codes(camera, scene, 100, generator),), cfa=camera.cfa)
+    assert any("doubtful" in warning for warning in calibrate([group]).profile.warnings)
+
+
 def test_flat_blocks_of_one_picture_are_picked_without_bias():
     camera = sensor(row_noise_dn=0.0)
     generator = np.random.default_rng(6)
