@@ -11,9 +11,10 @@ import numpy as np
 
 from noiseflow.calibration.darks import CLIPPED, DarkFit, Darks, code_step, dark_statistics, fit_darks
 from noiseflow.calibration.diagnostics import IsoDiagnostics, line_spectra, read_plot, transfer_curve
-from noiseflow.calibration.findings import Evidence, Finding, burst_shift, find_faults
+from noiseflow.calibration.findings import Evidence, Finding, find_faults
 from noiseflow.calibration.frames import FloatArray, FrameSet
 from noiseflow.calibration.laws import gain_law, read_law, root
+from noiseflow.calibration.motion import burst_shift
 from noiseflow.calibration.pattern import OddPixels, odd_pixels, sensitivity
 from noiseflow.calibration.profile import Estimate, IsoProfile, Profile
 from noiseflow.calibration.single import flattest_blocks
