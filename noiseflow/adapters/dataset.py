@@ -27,7 +27,7 @@ class Images(Protocol):
 
 
 class NoisyPairs(Dataset[Pair]):
-    """Clean images and noisy ones made of them, as `Pair`s: what the package's own data sets yield.
+    """Clean images and noisy ones made of them, each a `Pair`: what the package's own data sets yield.
 
     Pair i of an epoch is a pure function of (seed, epoch, i): the same for any number of workers, in any order.
     `noiseflow.datasets.collate` makes batches of them.
