@@ -28,10 +28,10 @@ class NoiseTransform(nn.Module):
 
     What is drawn for an image is a pure function of the seed and of a number. With `index` the number is yours, and
     noise, camera and ISO are the same in whatever worker, process or batch the image is asked for. Without, images are
-    counted: (rank, loader's worker, images so far); the count is in the `state_dict`, so a resumed training goes on
-    with fresh noise. Counting in the main process, on the batches of a loader, gives the same stream for any number of
-    workers; counting inside workers does not, as each worker counts for itself: give an index there (`NoisyPairs`
-    does).
+    counted: (rank, seed of the loader's worker, images so far); the count is in the `state_dict`, so a resumed training
+    goes on with fresh noise. Counting in the main process, on the batches of a loader, gives the same stream for any
+    number of workers; inside workers noise is fresh, too, but each counts for itself: for the same stream give an index
+    there (`NoisyPairs` does).
 
     Args:
         model: any noise model; a copy of its own, frozen, so that no optimiser of the network around it moves it.
@@ -140,7 +140,7 @@ class NoiseTransform(nn.Module):
         if index is not None:
             return combine(self.seed, _INDEXED, torch.as_tensor(index, dtype=torch.int64).cpu()).expand(rows)
         worker = get_worker_info()
-        place = 0 if worker is None else worker.id + 1
+        place = 0 if worker is None else worker.seed  # the loader's, new in every epoch
         first = int(self.count)
         self.count += rows
         return combine(self.seed, _COUNTED, int(os.environ.get("RANK", "0")), place, torch.arange(first, first + rows))

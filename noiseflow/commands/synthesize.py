@@ -10,9 +10,10 @@ from noiseflow.errors import UserError
 from noiseflow.evaluation.parallel import crew
 from noiseflow.files import file_hash, load, model_path
 from noiseflow.options import SynthesizeOptions, listed
+from noiseflow.pair_maker import Recipe
 from noiseflow.progress import open_progress
 from noiseflow.shot import CFA_PATTERNS
-from noiseflow.synthesis import Recipe, synthesize_folder
+from noiseflow.synthesis import synthesize_folder
 from noiseflow.training.fit import torch_device
 
 

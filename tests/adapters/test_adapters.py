@@ -143,6 +143,19 @@ def test_workers_do_not_change_the_stream(use_index):
         assert torch.equal(stream(workers, use_index), alone)
 
 
+class Counting(Wrapped):
+    """Calls the transform inside the worker, without an index."""
+
+    def __getitem__(self, index):
+        return self.transform(torch.full((4, 8, 8), 0.5))
+
+
+def test_counting_inside_workers_repeats_nothing():
+    loader = DataLoader(Counting(NoiseTransform(nlf(), seed=6), False), batch_size=3, num_workers=2)
+    images = torch.cat([*loader, *loader]).flatten(1)  # two epochs, each with workers of its own
+    assert len({image.numpy().tobytes() for image in images}) == 24
+
+
 def test_pairs_do_not_depend_on_the_workers_and_change_with_the_epoch():
     cleans = [np.full((16, 16), 0.1 * (i + 1)) for i in range(5)]
     pairs = NoisyPairs(cleans, NoiseTransform(nlf(), iso=(100, 3200), seed=6))
