@@ -61,7 +61,7 @@ def test_the_round_trip_of_a_smooth_picture_is_exact_to_the_interpolation():
 
 
 def test_the_round_trip_of_scenes_is_close():
-    """Measured: 36 dB and more on scenes with hard edges and fine texture, which demosaicing cannot restore."""
+    """Measured: 43.0 and 35.1 dB; demosaicing cannot restore hard edges and fine texture."""
     for seed in (1, 2):
         picture = render(mosaic(scene(seed, 128, 128), "BGGR"), "BGGR", RAW_BALANCE, PHONE_MATRIX)
         again = render(unrender(picture, "BGGR", RAW_BALANCE, PHONE_MATRIX), "BGGR", RAW_BALANCE, PHONE_MATRIX)
