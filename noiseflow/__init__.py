@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from noiseflow.adapters import NoiseTransform, NoisyPairs, add_noise
     from noiseflow.conditions import Conditions, UnknownConditionError
     from noiseflow.datasets import open_dataset
     from noiseflow.errors import UserError
@@ -47,6 +48,8 @@ _HOME = {
     "NoDensityError": "models",
     "NoiseLevelFunction": "models",
     "NoiseModel": "models",
+    "NoiseTransform": "adapters",
+    "NoisyPairs": "adapters",
     "PHONES": "sensors",
     "Physics": "models",
     "ReleasedFlow": "models",
@@ -56,6 +59,7 @@ _HOME = {
     "UnknownConditionError": "conditions",
     "UserError": "errors",
     "VirtualSensor": "sensors",
+    "add_noise": "adapters",
     "glow": "models",
     "import_checkpoint": "importers",
     "load": "files",
@@ -81,6 +85,8 @@ __all__ = [
     "NoDensityError",
     "NoiseLevelFunction",
     "NoiseModel",
+    "NoiseTransform",
+    "NoisyPairs",
     "Physics",
     "ReleasedFlow",
     "SensorTruth",
@@ -88,6 +94,7 @@ __all__ = [
     "UnknownConditionError",
     "UserError",
     "VirtualSensor",
+    "add_noise",
     "glow",
     "import_checkpoint",
     "load",

@@ -12,7 +12,15 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from noiseflow import __version__
 from noiseflow.errors import UserError
-from noiseflow.options import CheckOptions, EvaluateOptions, FitOptions, ImportOptions, SampleOptions, SimulateOptions
+from noiseflow.options import (
+    CheckOptions,
+    EvaluateOptions,
+    FitOptions,
+    ImportOptions,
+    SampleOptions,
+    SimulateOptions,
+    SynthesizeOptions,
+)
 
 _OPTIONS: dict[str, type] = {
     "simulate": SimulateOptions,
@@ -20,6 +28,7 @@ _OPTIONS: dict[str, type] = {
     "fit": FitOptions,
     "evaluate": EvaluateOptions,
     "sample": SampleOptions,
+    "synthesize": SynthesizeOptions,
     "import": ImportOptions,
 }
 
@@ -119,6 +128,8 @@ def _parser() -> Any:
         "images": "clean images: MAT, NPY, PNG, TIFF, camera raw",
     }
     command("sample", "add a model's noise to clean images", SampleOptions, sample)
+    folders = {"source": "folder of clean images or photographs", "out": "the folder to write, or to go on with"}
+    command("synthesize", "make noisy and clean pairs of a folder of clean images", SynthesizeOptions, folders)
     about = (
         "a published checkpoint: .pth, .npz of TensorFlow variables, or the prefix of a TensorFlow checkpoint; or "
         "noise parameters: ELD's .npy, a table of noise level functions (.txt, .csv), a .dng with a NoiseProfile"
@@ -188,6 +199,10 @@ def _dispatch(parsed: Any, line: str) -> int:
         from noiseflow.commands import sample
 
         return sample.run(given["model"], given["images"], SampleOptions(**_of(SampleOptions, given)))
+    if name == "synthesize":
+        from noiseflow.commands import synthesize
+
+        return synthesize.run(given["source"], given["out"], SynthesizeOptions(**_of(SynthesizeOptions, given)))
     if name == "import":
         from noiseflow.commands import import_model
 

@@ -173,6 +173,36 @@ class SampleOptions:
 
 
 @dataclass(kw_only=True)
+class SynthesizeOptions:
+    """How to make pairs of a folder of clean images."""
+
+    model: str = _option("a .safetensors file or a run folder")
+    count: int = _option("noisy images per clean image, each with a camera and an ISO of its own", 1)
+    cameras: str | None = _option("cameras to draw from, comma-separated; default: all that the model knows", None)
+    isos: str | None = _option(
+        "ISOs to draw from, comma-separated, or a range such as 100-3200; default: all that the model knows", None
+    )
+    srgb: bool = _option("with a model of raw noise: render clean and noisy frames alike, and write pictures", False)
+    size: str | None = _option(
+        "height and width of the results, as HxW, both even: pictures are shrunk by a whole factor, then the middle "
+        "is cut; default: the clean images' own",
+        None,
+    )
+    seed: int = _option("equal seeds give equal bytes, whatever the number of workers", 0)
+    cfa: str | None = _option(
+        "pattern of mosaics whose file does not say, and of those made of pictures: RGGB, BGGR, GRBG or GBRG; "
+        "default: the camera's",
+        None,
+    )
+    black: float | None = _option("black level in codes, where the files do not say", None)
+    white: float | None = _option("white level in codes, where the files do not say", None)
+    allow_unseen: bool = _option("interpolate ISOs between those that the model knows", False)
+    workers: int = _option("processes that work; 0 works in the main process", 0)
+    device: str = _option("cpu, cuda or auto", "auto")
+    overwrite: bool = _option("begin anew in a folder that is not empty", False)
+
+
+@dataclass(kw_only=True)
 class ImportOptions:
     """Where a published checkpoint's models go."""
 

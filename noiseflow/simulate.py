@@ -28,6 +28,7 @@ from noiseflow.raw.matfile import write_frame, write_metadata
 from noiseflow.raw.render import render
 from noiseflow.scenes import RAW_BALANCE, mosaic, scene
 from noiseflow.sensors import PHONES, SENSORS, Sensor, VirtualSensor, sensor_from_dict
+from noiseflow.stored import png_bytes
 
 TRUTH_FRAMES = 150
 """Frames that a ground truth of kind "mean" averages, as many as SIDD's."""
@@ -275,10 +276,4 @@ def _write_instance(
 
 def _write_picture(path: Path, frame: Image, cfa: str) -> None:
     """Render a frame, neutral grey as grey, and write it as PNG."""
-    import cv2
-
-    picture = render(frame, cfa, RAW_BALANCE)
-    done, encoded = cv2.imencode(".png", np.ascontiguousarray(picture[..., ::-1]))  # OpenCV writes B G R
-    if not done:
-        raise UserError(f"{path}: could not encode the picture as PNG")
-    path.write_bytes(encoded.tobytes())
+    path.write_bytes(png_bytes(render(frame, cfa, RAW_BALANCE)))

@@ -2,76 +2,29 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from noiseflow.calibration.lines import line_of
 from noiseflow.conditions import UnknownConditionError
 from noiseflow.errors import UserError
-from noiseflow.files import file_hash, load, model_path, write_atomically, write_whole
+from noiseflow.files import file_hash, load, model_path, write_atomically
 from noiseflow.folders import claim
 from noiseflow.models import FittedModel, synthesize
 from noiseflow.options import SampleOptions
 from noiseflow.progress import open_progress
 from noiseflow.randomness import combine, seed_of
-from noiseflow.raw.cfa import pack, unpack
-from noiseflow.raw.decode import IMAGE_SUFFIXES, read_image, read_raw
 from noiseflow.shot import CFA_PATTERNS, Shot
+from noiseflow.stored import WRITERS, StoredImage, read_clean, shot_of
 from noiseflow.training.fit import torch_device
 
 log = logging.getLogger(__name__)
 
 _SPAN = 0.05  # relative difference of white − black from which a raw file is not taken for the profile's camera's
-
-
-@dataclass(frozen=True)
-class _Clean:
-    """One clean image as it came: its pixels in linear units, and how it was stored.
-
-    Attributes:
-        image: `(C, H, W)` float32, linear units, packed where it was a mosaic.
-        cfa: pattern of the mosaic, or None.
-        dtype: how the values were stored.
-        black: `(C,)` or `(1,)` float64, the code that 0 stands for.
-        codes: white − black in codes, as `black`; None where values came in linear units.
-        lsb, low, high: code grid, linear units; None where the file does not say.
-        format: the format that keeps its layout.
-        levels: black levels that the file says, with their fractions; None where it says none.
-    """
-
-    image: Tensor
-    cfa: str | None
-    dtype: np.dtype[Any]
-    black: Tensor
-    codes: Tensor | None
-    lsb: Tensor | None
-    low: Tensor | None
-    high: float | None
-    format: str
-    levels: list[float] | None = None
-
-
-class Tags(NamedTuple):
-    """What a file can say of the noisy image beside its pixels.
-
-    Attributes:
-        camera: name of the camera.
-        iso: ISO speed.
-        noise_profile: slope and intercept of the variance, linear units; None: not said.
-    """
-
-    camera: str
-    iso: float
-    noise_profile: tuple[float, float] | None = None
 
 
 def run(model_name: str, images: list[str], options: SampleOptions) -> int:
@@ -101,10 +54,9 @@ def run(model_name: str, images: list[str], options: SampleOptions) -> int:
 
         return sample_srgb.run(model, file, images, options)
     for image in images[:0:-1]:  # bad input is said before anything is made
-        read_clean(Path(image), model, options)
-    first = read_clean(Path(images[0]), model, options)
+        read(image, model, options)
+    first = read(images[0], model, options)
     line = line_of(model, options.camera, options.iso) if model.channels != 3 else None
-    tags = Tags(options.camera, options.iso, line)
     device = torch_device(options.device)
     model.to(device)
     digest = file_hash(file)
@@ -112,8 +64,8 @@ def run(model_name: str, images: list[str], options: SampleOptions) -> int:
     with open_progress() as progress:
         progress.start("sampling", len(images) * options.count)
         for number, (image, stem) in enumerate(zip(images, stems, strict=True)):
-            clean = first if number == 0 else read_clean(Path(image), model, options)
-            shot = shot_of(clean, model, options)
+            clean = first if number == 0 else read(image, model, options)
+            shot = shot_for(clean, model, options)
             kind = options.format or clean.format
             seeds, names = [], []
             # The seed of an image depends on its content, not on the other images of the command.
@@ -122,7 +74,7 @@ def run(model_name: str, images: list[str], options: SampleOptions) -> int:
                 seeds.append(int(combine(options.seed, own, k)))
                 noisy = synthesize(model, shot.to(device), seed=seeds[-1])[0].cpu()
                 names.append(f"{stem}_noisy_{k}.{kind}")
-                WRITERS[kind](out / names[-1], noisy, clean, shot, tags)
+                WRITERS[kind](out / names[-1], noisy, clean, shot, line)
                 progress.update(1)
             record = {
                 "clean": Path(image).name,
@@ -152,174 +104,27 @@ def _camera(model: FittedModel, options: SampleOptions) -> str:
     return model.cameras[0]
 
 
-def read_clean(path: Path, model: FittedModel, options: SampleOptions) -> _Clean:
-    """Read one clean image and bring it to linear units and the model's channels."""
-    card = model.card.get("cameras", {}).get(options.camera, {})
-    if path.suffix.lower() not in IMAGE_SUFFIXES:
-        if not path.is_file():
-            raise UserError(f"{path}: no such file")
-        raw = read_raw(path, options.black, options.white, options.cfa)
-        levels, white = raw.levels
-        # Codes are whole numbers, so they are counted from a whole one; else rounding would shift all of them.
-        raw = replace(raw, black=levels.round())
-        zero = levels.round()
-        _compare_levels(path, float((white - levels).mean()), model, options)
-        return _Clean(
-            _packed(path, raw.mosaic, str(raw.cfa), model), raw.cfa, np.dtype(np.uint16), zero, white - zero,
-            raw.lsb, 0.0 - zero * raw.lsb, 1.0, "dng", levels.tolist(),
-        )  # fmt: skip
-    stored = read_image(path)
-    integers = stored.dtype.kind in "ui"
-    lsb: Tensor | None = None
-    low: Tensor | None = None
-    high: float | None = None
-    codes: Tensor | None = None
-    black = torch.tensor([options.black or 0.0], dtype=torch.float64)
-    values = torch.from_numpy(stored.astype(np.float64))
-    if integers or options.white is not None:
-        level = options.white if options.white is not None else 255.0 if stored.dtype == np.uint8 else None
-        if level is None:
-            raise UserError(f"{path}: {stored.dtype} values need their levels; pass --white (and --black)")
-        if not level > float(black):
-            raise UserError(f"--white: expected more than the black level {float(black):g}, got {level:g}")
-        codes = level - black
-        values = (values - black) / codes
-        lsb, low, high = 1 / codes, 0.0 - black / codes, 1.0
-    if not bool(torch.isfinite(values).all()):
-        raise UserError(f"{path}: the image holds NaN or infinite values")
-    image, cfa = values.float(), None
-    if image.ndim == 2 and model.channels == 4:
-        cfa = options.cfa or card.get("cfa")
-        if cfa is None:
-            raise UserError(f"{path}: the file does not say the mosaic's colour filter pattern; pass --cfa")
-        image = _packed(path, image, cfa, model)
-    elif image.ndim == 3 and model.channels == 3:
-        image = image.permute(2, 0, 1)
-    elif image.ndim == 2 and model.channels == 1:
-        image = image[None]
-    else:
-        wanted = {3: "an (H, W, 3) picture", 1: "an (H, W) image"}.get(model.channels, "an (H, W) mosaic")
-        raise UserError(f"{path}: expected {wanted} for a {model.packing} model, got shape {tuple(image.shape)}")
-    kind = {".tif": "png", ".tiff": "png"}.get(path.suffix.lower(), path.suffix.lower()[1:])
-    return _Clean(image, cfa, stored.dtype, black, codes, lsb, low, high, kind)
+def read(image: str, model: FittedModel, options: SampleOptions) -> StoredImage:
+    """One clean image of the command line."""
+    usual = model.card.get("cameras", {}).get(options.camera, {}).get("cfa")
+    levels = {"black": options.black, "white": options.white}
+    clean = read_clean(Path(image), model, **levels, cfa=options.cfa, usual_cfa=usual)
+    if "profile" in model.card and clean.levels is not None and clean.codes is not None:
+        _compare_levels(image, float(clean.codes.mean()), model, options)
+    return clean
 
 
-def _compare_levels(path: Path, span: float, model: FittedModel, options: SampleOptions) -> None:
+def _compare_levels(image: str, span: float, model: FittedModel, options: SampleOptions) -> None:
     """Say where a profile's codes are not those of a raw file: its noise is in parts of white."""
-    if "profile" not in model.card:
-        return
     known = 1 / float(model.card["cameras"][options.camera]["lsb"])
     if abs(span / known - 1) > _SPAN:
         log.warning(
             "%s: %.0f codes from black to white, in the profile %.0f: the noise is that of the profile's camera, "
-            "relative to white", path, span, known,
+            "relative to white", image, span, known,
         )  # fmt: skip
 
 
-def _packed(path: Path, mosaic: Tensor, cfa: str, model: FittedModel) -> Tensor:
-    if model.channels != 4:
-        raise UserError(f"{path}: expected a picture for a {model.packing} model, got a mosaic")
-    if mosaic.shape[0] % 2 or mosaic.shape[1] % 2:
-        raise UserError(f"{path}: expected a mosaic with even sides, got {mosaic.shape[0]}×{mosaic.shape[1]}")
-    return pack(mosaic, cfa)
-
-
-def shot_of(clean: _Clean, model: FittedModel, options: SampleOptions) -> Shot:
-    """The shot, its code grid from the command line, else the file, else the model's card."""
-    card = model.card.get("cameras", {}).get(options.camera, {})
-    grid = {}
-    for name, fallback in (("lsb", 0.0), ("low", 0.0), ("high", 1.0)):
-        given, stored = getattr(options, name), getattr(clean, name)
-        value = given if given is not None else stored if stored is not None else card.get(name, fallback)
-        grid[name] = torch.as_tensor(value, dtype=torch.float32).expand(clean.image.shape[0])[None]
-    try:
-        return Shot.of(clean.image[None], camera=options.camera, iso=options.iso, cfa=clean.cfa, **grid)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-
-
-def _layout(noisy: Tensor, clean: _Clean) -> np.ndarray:
-    """`(C, H, W)` back to the layout of the file: mosaic, picture or plane."""
-    if clean.cfa is not None:
-        return unpack(noisy, clean.cfa).numpy()
-    return noisy.permute(1, 2, 0).numpy() if noisy.shape[0] == 3 else noisy[0].numpy()
-
-
-def _in_codes(noisy: Tensor, clean: _Clean, codes: Tensor) -> np.ndarray:
-    """What would be stored, not rounded, float64, in the layout of the file."""
-    values = noisy.double() * codes[:, None, None] + clean.black[:, None, None]
-    return _layout(values, clean)
-
-
-def _codes(noisy: Tensor, clean: _Clean, shot: Shot) -> tuple[np.ndarray, int]:
-    """Stored codes, and the code of 1.0: the file's own grid, else that of lsb, else 16 bits."""
-    lsb = float(shot.lsb.max())
-    codes = clean.codes
-    if codes is None:
-        codes = torch.tensor([1 / lsb if lsb > 0 else 65535.0], dtype=torch.float64)
-    return np.clip(np.rint(_in_codes(noisy, clean, codes)), 0, 65535), round(float((codes + clean.black).max()))
-
-
-def _write_npy(path: Path, noisy: Tensor, clean: _Clean, shot: Shot, tags: Tags) -> None:
-    if clean.codes is None:
-        values = _layout(noisy, clean).astype(clean.dtype if clean.dtype.kind == "f" else np.float32)
-    else:
-        values = _in_codes(noisy, clean, clean.codes)
-        values = (np.rint(values) if clean.dtype.kind in "ui" else values).astype(clean.dtype)
-    buffer = io.BytesIO()
-    np.save(buffer, values)
-    write_atomically(path, buffer.getvalue())
-
-
-def _write_mat(path: Path, noisy: Tensor, clean: _Clean, shot: Shot, tags: Tags) -> None:
-    from noiseflow.raw.matfile import write_frame
-
-    values = _layout(noisy, clean)
-    if values.ndim != 2:
-        raise UserError("--format mat: expected a mosaic, got a picture; use npy or png")
-    write_whole(path, lambda temporary: write_frame(temporary, values))
-
-
-def _write_png(path: Path, noisy: Tensor, clean: _Clean, shot: Shot, tags: Tags) -> None:
-    import cv2
-
-    values, white = _codes(noisy, clean, shot)
-    pixels = values.astype(np.uint8 if white <= 255 else np.uint16)
-    if pixels.ndim == 3:
-        pixels = pixels[..., ::-1]  # OpenCV writes B G R
-    done, encoded = cv2.imencode(".png", np.ascontiguousarray(pixels))
-    if not done:
-        raise UserError(f"{path}: could not encode the picture as PNG")
-    write_atomically(path, encoded.tobytes())
-
-
-def _write_dng(path: Path, noisy: Tensor, clean: _Clean, shot: Shot, tags: Tags) -> None:
-    from noiseflow.raw.dng import write_dng
-
-    if clean.cfa is None:
-        raise UserError("--format dng: expected a mosaic, got a picture; use npy or png")
-    cfa, (values, white) = clean.cfa, _codes(noisy, clean, shot)
-    if white > 65535:
-        raise UserError("--format dng: the codes do not fit into 16 bits")
-    write_whole(
-        path,
-        lambda temporary: write_dng(
-            temporary,
-            values.astype(np.uint16),
-            cfa=cfa,
-            black=clean.levels or clean.black.expand(4).tolist(),
-            white=white,
-            iso=tags.iso,
-            camera=tags.camera,
-            noise_profile=tags.noise_profile,
-        ),
-    )
-
-
-WRITERS: dict[str, Callable[[Path, Tensor, _Clean, Shot, Tags], None]] = {
-    "npy": _write_npy,
-    "mat": _write_mat,
-    "png": _write_png,
-    "dng": _write_dng,
-}
-"""What writes a noisy image, by format."""
+def shot_for(clean: StoredImage, model: FittedModel, options: SampleOptions) -> Shot:
+    """Its shot, under the condition of the command line."""
+    grid = {"lsb": options.lsb, "low": options.low, "high": options.high}
+    return shot_of(clean, model, camera=options.camera, iso=options.iso, **grid)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from noiseflow.raw.cfa import unpack
 from noiseflow.raw.decode import read_image
 from noiseflow.raw.matfile import write_frame
 from noiseflow.shot import Shot
+from noiseflow.stored import WRITERS, npy_bytes
 from noiseflow.training.fit import torch_device
 
 
@@ -38,7 +38,7 @@ def run(model: FittedModel, file: Path, images: list[str], options: SampleOption
     cfa = options.cfa or model.card.get("cameras", {}).get(options.camera, {}).get("cfa")
     if cfa is None:
         raise UserError("the model does not say the sensor's colour filter pattern; pass --cfa")
-    clean = None if options.raw is None else sample.read_clean(Path(options.raw), model, options)
+    clean = None if options.raw is None else sample.read(options.raw, model, options)
     if clean is not None and clean.cfa is not None:
         cfa = clean.cfa
     first = _read(Path(images[0]))  # bad input is said before anything is made
@@ -61,7 +61,7 @@ def run(model: FittedModel, file: Path, images: list[str], options: SampleOption
                 shape = (1, 4, picture.shape[1] // 2, picture.shape[2] // 2)
                 shot = Shot.of(torch.zeros(shape), camera=options.camera, iso=options.iso)
             else:
-                shot = sample.shot_of(clean, model, options)
+                shot = sample.shot_for(clean, model, options)
             shot = shot.replace(cfa=cfa, srgb=picture[None])
             seeds, files, own = [], [], seed_of(picture.numpy().tobytes())
             for k in range(options.count):
@@ -73,9 +73,7 @@ def run(model: FittedModel, file: Path, images: list[str], options: SampleOption
                     suffix = options.format or clean.format
                     noisy = quantise(shot.clean.double() + noise.double(), shot)[0]
                     files.append(f"{stem}_noisy_{k}.{suffix}")
-                    sample.WRITERS[suffix](
-                        out / files[-1], noisy, clean, shot, sample.Tags(options.camera, options.iso)
-                    )
+                    WRITERS[suffix](out / files[-1], noisy, clean, shot, None)
                 progress.update(1)
             record = {
                 "clean": Path(name).name,
@@ -112,6 +110,4 @@ def _write(path: Path, noise: np.ndarray) -> None:
     if path.suffix == ".mat":
         write_whole(path, lambda temporary: write_frame(temporary, noise))
         return
-    buffer = io.BytesIO()
-    np.save(buffer, noise)
-    write_atomically(path, buffer.getvalue())
+    write_atomically(path, npy_bytes(noise))

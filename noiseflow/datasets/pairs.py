@@ -36,6 +36,9 @@ FILE_NAME = "pairs.csv"
 REQUIRED = ("noisy", "clean", "camera", "iso")
 OPTIONAL = ("scene", "split", "black", "white", "lsb", "cfa")
 
+RECORDED = ("seed", "source")
+"""Columns that `noiseflow synthesize` adds for the record; nothing is read from them."""
+
 
 @dataclass(frozen=True)
 class Levels:
@@ -124,7 +127,7 @@ def _check_header(path: Path, header: list[str], required: tuple[str, ...], opti
             f"{path}: expected a header with {','.join(required)} (optional: {','.join(optional)}), each once, "
             f"got {','.join(header) or 'nothing'}"
         )
-    unknown = [name for name in header if name not in required + optional]
+    unknown = [name for name in header if name not in required + optional + RECORDED]
     if unknown:
         _log.warning("%s: columns %s mean nothing here and are not used", path, ", ".join(unknown))
 

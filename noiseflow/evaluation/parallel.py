@@ -1,4 +1,4 @@
-"""Several processes that score one data set together: each takes every n-th image, the first one sums up.
+"""Several processes that work on one data set together: each takes every n-th image, the first one sums up.
 
 Started by torchrun, which sets RANK and WORLD_SIZE, on one machine or several; otherwise there is one process.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -65,6 +65,21 @@ class Crew:
             return [mine, *(self._take(f"noiseflow/{name}/{rank}") for rank in range(1, self.size))]
         self._leave(f"noiseflow/{name}/{self.rank}", mine)
         return []
+
+    def after_first(self, work: Callable[[], Item], name: str) -> Item:
+        """Have the first process do something; the others wait for it. What it gave, on all of them.
+
+        Args:
+            work: done by the first process only.
+            name: as in `gather`.
+        """
+        if self.store is None:
+            return work()
+        if self.rank == 0:
+            result = work()
+            self._leave(f"noiseflow/{name}/0", result)
+            return result
+        return self._take(f"noiseflow/{name}/0")
 
     def _leave(self, key: str, item: object) -> None:
         assert self.store is not None

@@ -129,33 +129,14 @@ class FittedModel(nn.Module):
             >>> model.sample_numpy(np.zeros((8, 8, 3)), camera="S6", iso=800).shape
             (8, 8, 3)
         """
-        from noiseflow.raw.cfa import pack, unpack
+        from noiseflow.arrays import like_array, to_planes
 
-        image = torch.as_tensor(np.ascontiguousarray(clean, dtype=np.float32))
-        expected = {1: "(H, W)", 3: "(H, W, 3)", 4: "(H, W) or (4, H, W)"}.get(
-            self.channels, "a model of 1, 3 or 4 channels"
-        )
-        mosaic = self.channels == 4 and image.ndim == 2
-        if mosaic:
-            image = pack(image, cfa)
-        elif self.channels == 3 and image.ndim == 3 and image.shape[2] == 3:
-            image = image.permute(2, 0, 1)
-        elif self.channels == 1 and image.ndim == 2:
-            image = image[None]
-        elif not (self.channels == 4 and image.ndim == 3 and image.shape[0] == 4):
-            raise ValueError(f"clean: expected {expected} for a {self.packing} model, got {tuple(image.shape)}")
+        image = to_planes(clean, self.channels, cfa)
         shot = Shot.of(image[None], camera=camera, iso=iso, cfa=cfa if self.channels == 4 else None)
         if srgb is not None:
             picture = torch.as_tensor(np.ascontiguousarray(srgb)).permute(2, 0, 1)[None].float() / 255
             shot = shot.replace(srgb=picture)
-        noise = self.sample(shot, seed=seed)[0]
-        if mosaic:
-            noise = unpack(noise, cfa)
-        elif self.channels == 3:
-            noise = noise.permute(1, 2, 0)
-        elif self.channels == 1:
-            noise = noise[0]
-        return noise.numpy()
+        return like_array(self.sample(shot, seed=seed)[0], clean, cfa)
 
 
 def quantise(image: Float[Tensor, "b c h w"], shot: Shot) -> Float[Tensor, "b c h w"]:

@@ -25,6 +25,12 @@ _log = logging.getLogger(__name__)
 IMAGE_SUFFIXES = (".mat", ".npy", ".png", ".tif", ".tiff")
 """What `read_image` reads."""
 
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".webp")
+"""What `read_photo` reads beside PNG and TIFF: lossy formats, for clean pictures only."""
+
+RAW_SUFFIXES = (".dng", ".nef", ".cr2", ".cr3", ".arw", ".orf", ".pef", ".raf", ".rw2", ".srw")
+"""What cameras call their raw files; `read_raw` takes any name."""
+
 _BITS, _MODEL, _EXIF, _ISO = 258, 272, 34665, 34855
 _DNG_VERSION, _UNIQUE_MODEL, _BLACK_REPEAT, _BLACK, _WHITE = 50706, 50708, 50713, 50714, 50717
 _FRACTIONS = (5, 10)  # TIFF types that are pairs of integers
@@ -271,6 +277,30 @@ def read_image(path: Path | str) -> NDArray[Any]:
         raise UserError(f"{path}: expected shape (H, W) or (H, W, 3), got {tuple(image.shape)}")
     # a copy of its own: pictures arrive as reversed views, NPY arrays mapped from the file
     return np.array(image, dtype=image.dtype.newbyteorder("="), order="C")
+
+
+def read_photo(path: Path | str) -> NDArray[np.uint8]:
+    """Read a photograph as it is meant to be looked at: turned as its camera says, 8 bits, without transparency.
+
+    Returns:
+        `(H, W, 3)` R G B.
+
+    Raises:
+        UserError: no file, or not a picture.
+    """
+    import cv2
+
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: expected a file, got none")
+    content = np.fromfile(path, np.uint8)
+    try:
+        image = cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None
+    except cv2.error as error:
+        raise UserError(f"{path}: expected a readable picture, got a damaged one ({error.err})") from error
+    if image is None:
+        raise UserError(f"{path}: expected a readable picture, got a damaged one or another format")
+    return np.ascontiguousarray(image[..., ::-1], dtype=np.uint8)
 
 
 def _read_mat(path: Path) -> NDArray[Any]:
