@@ -107,11 +107,17 @@ def _parser() -> Any:
     fit.add_argument("--resume", type=str, metavar="RUN", help="a run folder to go on with, beside nothing but what "
                      "changes: --steps may grow, --data may have moved, --workers and --device may differ")  # fmt: skip
     fit.add_argument("--config", action="config", help="read options from a YAML file; a run folder's config.yaml fits")
-    models = "a .safetensors file, a run folder, or a baseline: gaussian, nlf, physics, isotropic, full"
+    models = (
+        "a .safetensors file, a run folder, a noise profile (a .json file or a built-in one, such as eld-sony-a7s2), "
+        "or a baseline: gaussian, nlf, physics, isotropic, full"
+    )
     command("evaluate", "score noise models and write a report", EvaluateOptions, {"models?": models})
     result = "a results.json, or the folder that evaluate wrote"
     command("compare", "say what differs between two evaluations", None, {"first": result, "second": result})
-    sample = {"model": "a .safetensors file or a run folder", "images": "clean images: MAT, NPY, PNG, TIFF, camera raw"}
+    sample = {
+        "model": "a .safetensors file, a run folder, or a noise profile: a .json file, or a built-in one's name",
+        "images": "clean images: MAT, NPY, PNG, TIFF, camera raw",
+    }
     command("sample", "add a model's noise to clean images", SampleOptions, sample)
     about = "a published checkpoint: .pth, .npz of TensorFlow variables, or the prefix of a TensorFlow checkpoint"
     command("import", "convert a published checkpoint to a model file", ImportOptions, {"checkpoint": about})

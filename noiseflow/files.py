@@ -124,11 +124,14 @@ def read_header(path: str | Path) -> dict[str, Any]:
     return header
 
 
-def load(path: str | Path) -> FittedModel:
-    """Read a noise model that `save` wrote; never unpickles.
+def load(path: str | Path, *, black: float | None = None, white: float | None = None) -> FittedModel:
+    """Read a noise model that `save` wrote, or the physics model of a noise profile; never unpickles.
 
     Args:
-        path: a `.safetensors` file, or a run folder that holds `model.safetensors`.
+        path: a `.safetensors` file, a run folder that holds `model.safetensors`, a profile (`.json`), or the name of a
+            profile that comes with the package (`noiseflow.calibration.physics.BUILT_IN`).
+        black: black level in codes, for a profile that does not say it.
+        white: white level in codes, for a profile that does not say it.
 
     Returns:
         The model, in evaluation mode, on the CPU.
@@ -137,6 +140,11 @@ def load(path: str | Path) -> FittedModel:
         UserError: the file is not a noise model of this package, is damaged, or is of a newer format.
     """
     path = model_path(path)
+    if path.suffix.lower() == ".json":
+        from noiseflow.calibration.physics import physics_of
+        from noiseflow.calibration.profile import read_profile
+
+        return physics_of(read_profile(path), black=black, white=white)
     header = read_header(path)
     if header["architecture"] not in ARCHITECTURES:
         raise UserError(f"{path}: expected a noise model, found a denoiser ({header['architecture']})")
@@ -187,8 +195,18 @@ def _filled(path: Path, header: dict[str, Any], build: Callable[..., _Model]) ->
 
 
 def model_path(path: str | Path) -> Path:
-    """The model file that a path means: itself, or `model.safetensors` in a run folder."""
+    """The model file that a path means: itself, `model.safetensors` in a run folder, or a built-in profile's file.
+
+    Raises:
+        UserError: a folder without a model, or a bare name that is neither a file's nor a built-in profile's.
+    """
     path = Path(path)
+    if not path.exists() and path.name == str(path) and not path.suffix:
+        from noiseflow.calibration.physics import BUILT_IN
+
+        if path.name in BUILT_IN:
+            return BUILT_IN[path.name]
+        raise UserError(f"{path}: no such model file or folder; built-in profiles: {', '.join(BUILT_IN)}")
     if path.is_dir():
         inside = path / "model.safetensors"
         if not inside.is_file():

@@ -125,7 +125,7 @@ class EvaluateOptions(DataOptions):
 class SampleOptions:
     """How to make noise for clean images."""
 
-    camera: str = _option("name of the camera")
+    camera: str = _option("name of the camera; default: the only one that the model knows", "")
     iso: float = _option("ISO speed")
     out: str = _option("the folder for the noisy images")
     seed: int = _option("equal seeds give equal bytes, whatever else is on the command line", 0)

@@ -61,7 +61,7 @@ def score(
     together = together or Crew()
     folders = listed(options.samples) or []
     files = [None if name in BASELINES else model_path(name) for name in models]
-    loaded = [None if path is None else load(path) for path in files]
+    loaded = [None if path is None else load(path, black=options.black, white=options.white) for path in files]
     first = next((model for model in loaded if model is not None), None)
     pictured = any(model is not None and model.condition == "srgb" for model in loaded)
     domain = None if first is None else _domain(first)

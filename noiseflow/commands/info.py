@@ -10,13 +10,17 @@ from noiseflow.errors import UserError
 
 
 def run(target: str) -> int:
-    """Describe a model file, a run folder, a data set or an image."""
+    """Describe a model file, a run folder, a noise profile, a data set or an image."""
     from rich.console import Console
 
-    path = Path(target)
+    from noiseflow.calibration.physics import BUILT_IN
+
+    path = BUILT_IN.get(target, Path(target))
     if not path.exists():
         raise UserError(f"{target}: no such file or folder")
-    if path.suffix == ".safetensors" or (path / "model.safetensors").is_file():
+    if path.suffix.lower() == ".json":
+        facts = _profile(path)
+    elif path.suffix == ".safetensors" or (path / "model.safetensors").is_file():
         facts = _model(path)
     elif path.is_dir():
         facts = _dataset(path)
@@ -67,6 +71,33 @@ def _model(path: Path) -> dict[str, Any]:
     }
     facts |= {f"imported {key}": value for key, value in card.get("imported", {}).items()}
     return facts if layers is None else facts | {"layers": layers}
+
+
+def _profile(path: Path) -> dict[str, Any]:
+    from noiseflow.calibration.profile import read_profile
+
+    profile = read_profile(path)
+    facts: dict[str, Any] = {
+        "noise profile": path,
+        "camera": profile.camera,
+        "pattern": profile.cfa or "none",
+        "bits": profile.bits or "not known",
+    }
+    for iso, one in sorted(profile.isos.items()):
+        known = [f"{key} {_in_words(value)}" for key, value in vars(one).items() if value not in (None, ())]
+        facts[f"ISO {iso:g}"] = "; ".join(known) or "nothing known"
+    facts |= {f"warning {n}": warning for n, warning in enumerate(profile.warnings, 1)}
+    return facts | {"source": profile.source or "not said"}
+
+
+def _in_words(value: Any) -> str:
+    """A figure of a profile: a number, an estimate with its interval, or several."""
+    if isinstance(value, tuple):
+        return ", ".join("not known" if one is None else _in_words(one) for one in value)
+    if isinstance(value, float):
+        return f"{value:.5g}"
+    interval = f" ({value.low:.5g} to {value.high:.5g})" if value.low < value.high else ""
+    return f"{value.value:.5g}{interval}"
 
 
 def _dataset(path: Path) -> dict[str, Any]:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from noiseflow.calibration.lines import line_of
 from noiseflow.conditions import UnknownConditionError
 from noiseflow.errors import UserError
 from noiseflow.files import file_hash, load, model_path, write_atomically, write_whole
@@ -35,27 +36,44 @@ class _Clean:
         image: `(C, H, W)` float32, linear units, packed where it was a mosaic.
         cfa: pattern of the mosaic, or None.
         dtype: how the values were stored.
-        black: black level in codes.
-        codes: white − black in codes; None where values came in linear units.
+        black: `(C,)` or `(1,)` float64, the code that 0 stands for.
+        codes: white − black in codes, as `black`; None where values came in linear units.
         lsb, low, high: code grid, linear units; None where the file does not say.
         format: the format that keeps its layout.
+        levels: black levels that the file says, with their fractions; None where it says none.
     """
 
     image: Tensor
     cfa: str | None
     dtype: np.dtype[Any]
-    black: float
-    codes: float | None
-    lsb: float | None
-    low: float | None
+    black: Tensor
+    codes: Tensor | None
+    lsb: Tensor | None
+    low: Tensor | None
     high: float | None
     format: str
+    levels: list[float] | None = None
+
+
+class Tags(NamedTuple):
+    """What a file can say of the noisy image beside its pixels.
+
+    Attributes:
+        camera: name of the camera.
+        iso: ISO speed.
+        noise_profile: slope and intercept of the variance, linear units; None: not said.
+    """
+
+    camera: str
+    iso: float
+    noise_profile: tuple[float, float] | None = None
 
 
 def run(model_name: str, images: list[str], options: SampleOptions) -> int:
     """Write `<stem>_noisy_<k>` for every clean image, and `<stem>_noisy.json` with what it was made with."""
     file = model_path(model_name)
-    model = load(file)
+    model = load(file, black=options.black, white=options.white)
+    options = replace(options, camera=_camera(model, options))
     model.conditions.allow_unseen = options.allow_unseen
     if options.count < 1:
         raise UserError(f"--count: expected at least 1, got {options.count}")
@@ -80,6 +98,8 @@ def run(model_name: str, images: list[str], options: SampleOptions) -> int:
     for image in images[:0:-1]:  # bad input is said before anything is made
         read_clean(Path(image), model, options)
     first = read_clean(Path(images[0]), model, options)
+    line = line_of(model, options.camera, options.iso) if model.channels != 3 else None
+    tags = Tags(options.camera, options.iso, line)
     device = torch_device(options.device)
     model.to(device)
     digest = file_hash(file)
@@ -97,7 +117,7 @@ def run(model_name: str, images: list[str], options: SampleOptions) -> int:
                 seeds.append(int(combine(options.seed, own, k)))
                 noisy = synthesize(model, shot.to(device), seed=seeds[-1])[0].cpu()
                 names.append(f"{stem}_noisy_{k}.{kind}")
-                WRITERS[kind](out / names[-1], noisy, clean, shot, options)
+                WRITERS[kind](out / names[-1], noisy, clean, shot, tags)
                 progress.update(1)
             record = {
                 "clean": Path(image).name,
@@ -118,6 +138,15 @@ def run(model_name: str, images: list[str], options: SampleOptions) -> int:
     return 0
 
 
+def _camera(model: FittedModel, options: SampleOptions) -> str:
+    """The camera that is meant: the one named, or the only one that the model knows."""
+    if options.camera:
+        return options.camera
+    if len(model.cameras) != 1:
+        raise UserError(f"--camera: expected one of those that the model knows: {', '.join(model.cameras)}; got none")
+    return model.cameras[0]
+
+
 def read_clean(path: Path, model: FittedModel, options: SampleOptions) -> _Clean:
     """Read one clean image and bring it to linear units and the model's channels."""
     card = model.card.get("cameras", {}).get(options.camera, {})
@@ -125,26 +154,28 @@ def read_clean(path: Path, model: FittedModel, options: SampleOptions) -> _Clean
         if not path.is_file():
             raise UserError(f"{path}: no such file")
         raw = read_raw(path, options.black, options.white, options.cfa)
-        black, white = float(raw.black.mean()), raw.white
-        width = float(raw.lsb.mean())
+        levels, white = raw.levels
+        # Codes are whole numbers, so they are counted from a whole one; else rounding would shift all of them.
+        raw = replace(raw, black=levels.round())
+        zero = levels.round()
         return _Clean(
-            _packed(path, raw.mosaic, raw.cfa, model), raw.cfa, np.dtype(np.uint16), black, white - black,
-            width, 0.0 - black * width, 1.0, "dng",
+            _packed(path, raw.mosaic, str(raw.cfa), model), raw.cfa, np.dtype(np.uint16), zero, white - zero,
+            raw.lsb, 0.0 - zero * raw.lsb, 1.0, "dng", levels.tolist(),
         )  # fmt: skip
     stored = read_image(path)
     integers = stored.dtype.kind in "ui"
-    lsb: float | None = None
-    low: float | None = None
+    lsb: Tensor | None = None
+    low: Tensor | None = None
     high: float | None = None
-    codes: float | None = None
-    black = options.black or 0.0
+    codes: Tensor | None = None
+    black = torch.tensor([options.black or 0.0], dtype=torch.float64)
     values = torch.from_numpy(stored.astype(np.float64))
     if integers or options.white is not None:
         level = options.white if options.white is not None else 255.0 if stored.dtype == np.uint8 else None
         if level is None:
             raise UserError(f"{path}: {stored.dtype} values need their levels; pass --white (and --black)")
-        if not level > black:
-            raise UserError(f"--white: expected more than the black level {black:g}, got {level:g}")
+        if not level > float(black):
+            raise UserError(f"--white: expected more than the black level {float(black):g}, got {level:g}")
         codes = level - black
         values = (values - black) / codes
         lsb, low, high = 1 / codes, 0.0 - black / codes, 1.0
@@ -196,26 +227,33 @@ def _layout(noisy: Tensor, clean: _Clean) -> np.ndarray:
     return noisy.permute(1, 2, 0).numpy() if noisy.shape[0] == 3 else noisy[0].numpy()
 
 
+def _in_codes(noisy: Tensor, clean: _Clean, codes: Tensor) -> np.ndarray:
+    """What would be stored, not rounded, float64, in the layout of the file."""
+    values = noisy.double() * codes[:, None, None] + clean.black[:, None, None]
+    return _layout(values, clean)
+
+
 def _codes(noisy: Tensor, clean: _Clean, shot: Shot) -> tuple[np.ndarray, int]:
     """Stored codes, and the code of 1.0: the file's own grid, else that of lsb, else 16 bits."""
     lsb = float(shot.lsb.max())
-    span = clean.codes if clean.codes is not None else 1 / lsb if lsb > 0 else 65535.0
-    values = np.rint(_layout(noisy, clean).astype(np.float64) * span + clean.black)
-    return np.clip(values, 0, 65535), round(span + clean.black)
+    codes = clean.codes
+    if codes is None:
+        codes = torch.tensor([1 / lsb if lsb > 0 else 65535.0], dtype=torch.float64)
+    return np.clip(np.rint(_in_codes(noisy, clean, codes)), 0, 65535), round(float((codes + clean.black).max()))
 
 
-def _write_npy(path: Path, noisy: Tensor, clean: _Clean, shot: Shot, options: SampleOptions) -> None:
+def _write_npy(path: Path, noisy: Tensor, clean: _Clean, shot: Shot, tags: Tags) -> None:
     if clean.codes is None:
         values = _layout(noisy, clean).astype(clean.dtype if clean.dtype.kind == "f" else np.float32)
     else:
-        values = _layout(noisy, clean).astype(np.float64) * clean.codes + clean.black
+        values = _in_codes(noisy, clean, clean.codes)
         values = (np.rint(values) if clean.dtype.kind in "ui" else values).astype(clean.dtype)
     buffer = io.BytesIO()
     np.save(buffer, values)
     write_atomically(path, buffer.getvalue())
 
 
-def _write_mat(path: Path, noisy: Tensor, clean: _Clean, shot: Shot, options: SampleOptions) -> None:
+def _write_mat(path: Path, noisy: Tensor, clean: _Clean, shot: Shot, tags: Tags) -> None:
     from noiseflow.raw.matfile import write_frame
 
     values = _layout(noisy, clean)
@@ -224,7 +262,7 @@ def _write_mat(path: Path, noisy: Tensor, clean: _Clean, shot: Shot, options: Sa
     write_whole(path, lambda temporary: write_frame(temporary, values))
 
 
-def _write_png(path: Path, noisy: Tensor, clean: _Clean, shot: Shot, options: SampleOptions) -> None:
+def _write_png(path: Path, noisy: Tensor, clean: _Clean, shot: Shot, tags: Tags) -> None:
     import cv2
 
     values, white = _codes(noisy, clean, shot)
@@ -237,7 +275,7 @@ def _write_png(path: Path, noisy: Tensor, clean: _Clean, shot: Shot, options: Sa
     write_atomically(path, encoded.tobytes())
 
 
-def _write_dng(path: Path, noisy: Tensor, clean: _Clean, shot: Shot, options: SampleOptions) -> None:
+def _write_dng(path: Path, noisy: Tensor, clean: _Clean, shot: Shot, tags: Tags) -> None:
     from noiseflow.raw.dng import write_dng
 
     if clean.cfa is None:
@@ -251,15 +289,16 @@ def _write_dng(path: Path, noisy: Tensor, clean: _Clean, shot: Shot, options: Sa
             temporary,
             values.astype(np.uint16),
             cfa=cfa,
-            black=clean.black,
+            black=clean.levels or clean.black.expand(4).tolist(),
             white=white,
-            iso=options.iso,
-            camera=options.camera,
+            iso=tags.iso,
+            camera=tags.camera,
+            noise_profile=tags.noise_profile,
         ),
     )
 
 
-WRITERS: dict[str, Callable[[Path, Tensor, _Clean, Shot, SampleOptions], None]] = {
+WRITERS: dict[str, Callable[[Path, Tensor, _Clean, Shot, Tags], None]] = {
     "npy": _write_npy,
     "mat": _write_mat,
     "png": _write_png,

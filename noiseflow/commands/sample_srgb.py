@@ -73,7 +73,9 @@ def run(model: FittedModel, file: Path, images: list[str], options: SampleOption
                     suffix = options.format or clean.format
                     noisy = quantise(shot.clean.double() + noise.double(), shot)[0]
                     files.append(f"{stem}_noisy_{k}.{suffix}")
-                    sample.WRITERS[suffix](out / files[-1], noisy, clean, shot, options)
+                    sample.WRITERS[suffix](
+                        out / files[-1], noisy, clean, shot, sample.Tags(options.camera, options.iso)
+                    )
                 progress.update(1)
             record = {
                 "clean": Path(name).name,

@@ -12,13 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor
 
 from noiseflow.errors import UserError
-from noiseflow.raw.cfa import crop, sites
+from noiseflow.raw.cfa import sites
+from noiseflow.raw.frame import RawFrame
 from noiseflow.raw.matfile import MatFrame
 from noiseflow.shot import CFA_PATTERNS
 
@@ -32,32 +30,11 @@ _DNG_VERSION, _UNIQUE_MODEL, _BLACK_REPEAT, _BLACK, _WHITE = 50706, 50708, 50713
 _FRACTIONS = (5, 10)  # TIFF types that are pairs of integers
 _CFA_PHOTOMETRIC = 32803
 _CONTAINER_BITS = 16
+_XTRANS = (6, 6)
+_MOST_ISO = 65535.0
 
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
-
-
-@dataclass(frozen=True, eq=False)
-class RawFrame:
-    """One frame of a Bayer sensor.
-
-    Attributes:
-        mosaic: `(H, W)` float32, linear units, H and W even; not clipped at black.
-        black: `(4,)` float64, black level of R, G on R rows, G on B rows, B, in codes.
-        white: white level in codes.
-        cfa: RGGB, BGGR, GRBG or GBRG, of the top-left cell.
-        iso: ISO speed, or None where the file does not say.
-        camera: model of the camera, or None where the file does not say.
-        lsb: `(4,)` float64, width of one code in linear units, 1/(white − black), per packed channel.
-    """
-
-    mosaic: Float[Tensor, "h w"]
-    black: Float[Tensor, "4"]
-    white: float
-    cfa: str
-    iso: float | None
-    camera: str | None
-    lsb: Float[Tensor, "4"]
 
 
 def read_raw(
@@ -66,7 +43,7 @@ def read_raw(
     white: float | None = None,
     cfa: str | None = None,
 ) -> RawFrame:
-    """Decode a camera raw file (DNG, NEF, CR2, …) that holds a Bayer mosaic.
+    """Decode a camera raw file (DNG, NEF, CR2, …) that holds a Bayer mosaic and has levels.
 
     An odd last row or column is dropped. Arguments win over what the file says.
 
@@ -79,9 +56,49 @@ def read_raw(
     Raises:
         UserError: the file cannot be decoded, is not a Bayer mosaic, or lacks a level that is not given.
     """
+    frame = decode_raw(path, black=black, white=white, cfa=cfa)
+    if frame.cfa is None:
+        raise UserError(f"{path}: expected a Bayer mosaic, got a sensor without colour filters")
+    _ = frame.levels
+    for warning in frame.warnings:
+        _log.warning("%s", warning)
+    return frame
+
+
+def decode_raw(
+    path: Path | str,
+    *,
+    black: float | Sequence[float] | None = None,
+    white: float | None = None,
+    cfa: str | None = None,
+    iso: float | None = None,
+    exposure: float | None = None,
+    camera: str | None = None,
+) -> RawFrame:
+    """Decode a camera raw file; what neither it nor the arguments say stays None, and arguments win.
+
+    Args:
+        path: the file.
+        black: black level in codes, one or one for each of R, G on R rows, G on B rows, B.
+        white: white level in codes.
+        cfa: pattern of the top-left visible cell.
+        iso: ISO speed.
+        exposure: seconds.
+        camera: model of the camera.
+
+    Raises:
+        UserError: the file cannot be decoded, or is neither a Bayer mosaic nor of a mono sensor.
+    """
     import rawpy
 
     path = Path(path)
+    if cfa is not None and cfa not in CFA_PATTERNS:
+        raise UserError(f"cfa: expected one of {', '.join(CFA_PATTERNS)}, got {cfa!r}")
+    if path.is_file() and not _has_header(path):  # libraw would guess a camera from the size of the file
+        raise UserError(
+            f"{path}: expected a camera raw file, got one without a known header; "
+            "headerless pixels need --size, --dtype and --cfa"
+        )
     try:
         with rawpy.imread(str(path)) as raw:
             pattern = _pattern(path, raw)
@@ -95,45 +112,55 @@ def read_raw(
         reason = reason.decode() if isinstance(reason, bytes) else reason
         raise UserError(f"{path}: expected a camera raw file, could not decode it: {reason}") from error
     tags = _tiff_tags(path)
-    if cfa is not None and cfa not in CFA_PATTERNS:
-        raise UserError(f"cfa: expected one of {', '.join(CFA_PATTERNS)}, got {cfa!r}")
-    cfa = cfa or pattern
-    # libraw's levels are by its colour index; the sites tell which index each packed channel has
-    table = tuple(file_black[colours[site]] for site in sites(pattern))
-    from_file = tags.black(pattern) or (table if tags.black_known(table) else None)
-    blacks = _given(black) or from_file
-    level = white if white is not None else file_white if tags.white_known(file_white) else None
-    missing = [name for name, value in (("--black", blacks), ("--white", level)) if value is None]
-    if missing or blacks is None or level is None:
-        raise UserError(f"{path}: expected a file that says its levels, it does not; give {' and '.join(missing)}")
-    if not all(0 <= n < level for n in blacks):
-        raise UserError(f"{path}: expected 0 <= black < white, got black {blacks} and white {level}")
-
-    codes = crop(codes, 0, 0, codes.shape[0] // 2 * 2, codes.shape[1] // 2 * 2)
-    if level > 255 and np.unique(codes).size <= 256:
-        _log.warning("%s: at most 256 distinct codes: probably an 8-bit picture, not a sensor's", path)
-    mosaic = np.empty(codes.shape, np.float32)
-    for (row, column), n in zip(sites(cfa), blacks, strict=True):
-        mosaic[row::2, column::2] = (codes[row::2, column::2].astype(np.float64) - n) / (level - n)
-    iso = float(getattr(other, "iso_speed", 0.0) or 0.0) or tags.iso
-    levels = torch.tensor(blacks, dtype=torch.float64)
-    return RawFrame(
-        mosaic=torch.from_numpy(mosaic),
-        black=levels,
-        white=float(level),
-        cfa=cfa,
-        iso=iso or None,
-        camera=tags.camera,
-        lsb=1 / (level - levels),
+    if pattern is None:
+        if cfa is not None:
+            raise UserError(f"{path}: a sensor without colour filters has no pattern; leave --cfa {cfa} out")
+        table = file_black[:1]
+    else:
+        pattern = cfa or pattern
+        # libraw's levels are by its colour index; the sites tell which index each packed channel has
+        table = tuple(file_black[colours[site]] for site in sites(pattern))
+    levels = tags.black(pattern) or (table if tags.black_known(table) else None)
+    return RawFrame.of(
+        str(path),
+        codes,
+        black=black if black is not None else levels,
+        white=white if white is not None else file_white if tags.white_known(file_white) else None,
+        cfa=pattern,
+        iso=iso or _speed(float(getattr(other, "iso_speed", 0.0) or 0.0), tags),
+        exposure=exposure or float(getattr(other, "shutter_speed", 0.0) or 0.0) or None,
+        camera=camera or tags.camera,
     )
 
 
-def _pattern(path: Path, raw: Any) -> str:
+def _speed(decoded: float, tags: _Tags) -> float | None:
+    """ISO speed; 65535, the most that the oldest tag holds, stands for more where a newer one says so."""
+    return decoded if 0 < decoded < _MOST_ISO else tags.iso or decoded or None
+
+
+_HEADERS = (b"II*\0", b"MM\0*", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"II\x1a\0", b"FUJIFILM", b"FOVb", b"\0MRM")
+
+
+def _has_header(path: Path) -> bool:
+    """Whether a file begins as those of cameras do: TIFF and its relatives, CRW, RAF, X3F, MRW, CR3."""
+    with path.open("rb") as file:
+        start = file.read(12)
+    return start.startswith(_HEADERS) or start[4:8] == b"ftyp"
+
+
+def _pattern(path: Path, raw: Any) -> str | None:
+    """The pattern of the top-left visible cell; None of a sensor without colour filters."""
     import rawpy
 
     if raw.raw_type != rawpy.RawType.Flat or raw.raw_pattern is None:
         raise UserError(
             f"{path}: expected a Bayer mosaic, got an image that is already demosaiced; take the camera's own raw file"
+        )
+    if raw.raw_pattern.shape == (1, 1):
+        return None
+    if raw.raw_pattern.shape == _XTRANS:
+        raise UserError(
+            f"{path}: expected a 2×2 Bayer mosaic, got an X-Trans pattern of 6×6, which nothing here can pack"
         )
     if raw.raw_pattern.shape != (2, 2):
         rows, columns = raw.raw_pattern.shape
@@ -143,15 +170,6 @@ def _pattern(path: Path, raw: Any) -> str:
     if name not in CFA_PATTERNS:
         raise UserError(f"{path}: expected one of {', '.join(CFA_PATTERNS)}, got the colour filters {name}")
     return name
-
-
-def _given(black: float | Sequence[float] | None) -> tuple[float, ...] | None:
-    if black is None:
-        return None
-    levels = tuple(float(n) for n in black) if isinstance(black, Sequence) else (float(black),) * 4
-    if len(levels) != 4:
-        raise UserError(f"black: expected one level or four, got {len(levels)}")
-    return levels
 
 
 @dataclass(frozen=True)
@@ -170,14 +188,14 @@ class _Tags:
         name = (self.values.get(_UNIQUE_MODEL) or self.values.get(_MODEL) or ("",))[0]
         return name.strip("\0 ") or None if isinstance(name, str) else None
 
-    def black(self, cfa: str) -> tuple[float, ...] | None:
+    def black(self, cfa: str | None) -> tuple[float, ...] | None:
         """Levels per packed channel, with their fractions (libraw's are whole numbers)."""
         levels = self.values.get(_BLACK, ())
         if not self.dng or len(levels) not in (1, 4):
             return None
         if len(levels) == 1:
-            return (float(levels[0]),) * 4
-        if tuple(self.values.get(_BLACK_REPEAT, ())) != (2, 2):
+            return (float(levels[0]),) * (1 if cfa is None else 4)
+        if cfa is None or tuple(self.values.get(_BLACK_REPEAT, ())) != (2, 2):
             return None
         return tuple(float(levels[2 * row + column]) for row, column in sites(cfa))
 
@@ -206,9 +224,14 @@ def _tiff_tags(path: Path) -> _Tags:
                     values |= {tag.code: _values(tag) for tag in page.aspage().tags}
     except Exception:  # not a TIFF, or one that only libraw can read: its own tags stay unknown
         return _Tags({})
-    in_exif = exif.value.get("ISOSpeedRatings") if exif is not None and isinstance(exif.value, dict) else None
-    iso = np.atleast_1d(in_exif or values.get(_ISO) or 0)[0]
-    return _Tags(values, float(iso) or None)
+    said = exif.value if exif is not None and isinstance(exif.value, dict) else {}
+    speeds = [
+        said.get("ISOSpeedRatings") or values.get(_ISO),
+        said.get("ISOSpeed"),
+        said.get("RecommendedExposureIndex"),
+    ]
+    known = [float(np.atleast_1d(speed)[0]) for speed in speeds if speed]
+    return _Tags(values, next((n for n in known if n != _MOST_ISO), known[0] if known else None) or None)
 
 
 def _values(tag: Any) -> tuple[Any, ...]:

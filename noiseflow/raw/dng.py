@@ -20,6 +20,8 @@ _CFA_PHOTOMETRIC = 32803
 _EXIF, _ISO = 34665, 34855
 _XYZ_TO_SRGB = (32406, -15372, -4986, -9689, 18758, 415, 557, -2040, 10570)  # / 10⁴, D65 (IEC 61966-2-1)
 _D65 = 21
+_MOST = 65535  # that ISOSpeedRatings can hold; means "at least" there
+_BOTH = 6  # recommended exposure index and ISO speed
 
 
 def write_dng(
@@ -44,7 +46,8 @@ def write_dng(
         cfa: RGGB, BGGR, GRBG or GBRG.
         black: black level in codes, >= 0, one or four (R, G on R rows, G on B rows, B); kept to 1/256.
         white: white level in codes, a whole number > black, <= 65535.
-        iso: ISO speed, written as a whole number from 1 to 65535.
+        iso: ISO speed, written as a whole number from 1 to 2³² − 1; beyond 65535, which is all that the oldest tag
+            holds, also as Exif 2.3's `ISOSpeed` and `RecommendedExposureIndex`.
         camera: name of the camera.
         noise_profile: slope >= 0 and intercept of the variance, linear units.
 
@@ -61,8 +64,8 @@ def write_dng(
     levels = tuple(black) if isinstance(black, Sequence) else (black,) * 4
     if len(levels) != 4 or not all(0 <= n < white <= 65535 for n in levels) or white != round(white):
         raise ValueError(f"black, white: expected whole white, 0 <= black < white <= 65535, got {black} and {white}")
-    if not 1 <= round(iso) <= 65535:
-        raise ValueError(f"iso: expected 1 to 65535, got {iso}")
+    if not 0.5 < iso < 2**32 - 1:
+        raise ValueError(f"iso: expected 1 to {2**32 - 1}, got {iso}")
     cell = dict(zip(sites(cfa), levels, strict=True))
     blacks = tuple(n for site in sorted(cell) for n in (round(cell[site] * 256), 256))
     pattern = bytes("RGB".index(letter) for letter in cfa)
@@ -104,5 +107,12 @@ def _with_exif(tiff: bytes, iso: int) -> bytes:
     at = tiff.index(placeholder)
     end = len(tiff) + len(tiff) % 2
     pointer = struct.pack("<HHII", _EXIF, _LONG, 1, end)
-    exif = struct.pack("<HHHIHHI", 1, _ISO, _SHORT, 1, iso, 0, 0)
+    entries = [struct.pack("<HHIHH", _ISO, _SHORT, 1, min(iso, _MOST), 0)]
+    if iso > _MOST:
+        entries += [
+            struct.pack("<HHIHH", 34864, _SHORT, 1, _BOTH, 0),  # SensitivityType: which of the following there are
+            struct.pack("<HHII", 34866, _LONG, 1, iso),  # RecommendedExposureIndex
+            struct.pack("<HHII", 34867, _LONG, 1, iso),  # ISOSpeed
+        ]
+    exif = struct.pack("<H", len(entries)) + b"".join(entries) + struct.pack("<I", 0)
     return (tiff[:at] + pointer + tiff[at + len(pointer) :]).ljust(end, b"\0") + exif
