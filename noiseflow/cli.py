@@ -12,7 +12,15 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from noiseflow import __version__
 from noiseflow.errors import UserError
-from noiseflow.options import CheckOptions, EvaluateOptions, FitOptions, ImportOptions, SampleOptions, SimulateOptions
+from noiseflow.options import (
+    CalibrateOptions,
+    CheckOptions,
+    EvaluateOptions,
+    FitOptions,
+    ImportOptions,
+    SampleOptions,
+    SimulateOptions,
+)
 
 _OPTIONS: dict[str, type] = {
     "simulate": SimulateOptions,
@@ -20,8 +28,11 @@ _OPTIONS: dict[str, type] = {
     "fit": FitOptions,
     "evaluate": EvaluateOptions,
     "sample": SampleOptions,
+    "calibrate": CalibrateOptions,
     "import": ImportOptions,
 }
+
+_FRAMES = ("dark", "flat", "burst", "single", "ptc")
 
 _DESCRIPTION = "Camera noise modelling: learn the noise of a camera, score it, make more of it."
 
@@ -119,6 +130,8 @@ def _parser() -> Any:
         "images": "clean images: MAT, NPY, PNG, TIFF, camera raw",
     }
     command("sample", "add a model's noise to clean images", SampleOptions, sample)
+    frames = "frames of any kind, which are told apart: camera raw, TIFF, NPY, MAT or, with --size, bare pixels"
+    command("calibrate", "find the noise parameters of your own camera", CalibrateOptions, {"frames?": frames})
     about = "a published checkpoint: .pth, .npz of TensorFlow variables, or the prefix of a TensorFlow checkpoint"
     command("import", "convert a published checkpoint to a model file", ImportOptions, {"checkpoint": about})
     command("info", "describe a model, a run, a data set or an image", None, {"target": "file or folder"})
@@ -132,6 +145,8 @@ def _add_options(parser: Any, options: type) -> None:
         flag, text = "--" + field.name.replace("_", "-"), field.metadata["help"]
         if types[field.name] is bool:
             parser.add_argument(flag, action="store_true", help=text)
+        elif list[str] in get_args(types[field.name]):
+            parser.add_argument(flag, type=str, nargs="+", metavar="GLOB", help=text)
         elif field.default is dataclasses.MISSING:
             # Not required as far as the parser knows: it would not name the option, and --resume does without.
             kind, text = types[field.name] | None, f"{text} (required)"
@@ -180,6 +195,10 @@ def _dispatch(parsed: Any, line: str) -> int:
         from noiseflow.commands import sample
 
         return sample.run(given["model"], given["images"], SampleOptions(**_of(SampleOptions, given)))
+    if name == "calibrate":
+        from noiseflow.commands import calibrate
+
+        return calibrate.run(given["frames"], CalibrateOptions(**_of(CalibrateOptions, given)), line)
     if name == "import":
         from noiseflow.commands import import_model
 
@@ -198,6 +217,8 @@ def _missing(parsed: Any) -> list[str]:
     missing = ["--" + name.replace("_", "-") for name in required if given[name] is None]
     if parsed.command == "evaluate" and not given["models"] and given["samples"] is None:
         missing.append("a MODEL or --samples")
+    if parsed.command == "calibrate" and not given["frames"] and not any(given[kind] for kind in _FRAMES):
+        missing.append("FRAMES, --dark, --flat, --burst, --single or --ptc")
     return missing
 
 
