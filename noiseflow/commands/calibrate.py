@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import glob
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -132,9 +131,10 @@ def _groups(frames: list[str], options: CalibrateOptions, progress: Progress) ->
 
 def _files(pattern: str) -> list[Path]:
     """The files of a pattern, by name; a file's own name is a pattern too, whatever is in it."""
-    if Path(pattern).exists():
-        return [Path(pattern)]
-    found = [Path(name) for name in sorted(glob.glob(pattern))]
+    path = Path(pattern)
+    if path.exists():
+        return [path]
+    found = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
     if not found:
         raise UserError(f"{pattern}: no such file")
     return found

@@ -19,7 +19,8 @@ CHANNELS = ("R", "G on R rows", "G on B rows", "B")
 COLOUR_OF = (1, 2, 4, 0)  # in SERIES: the nearest there is to red, two greens and blue
 MARKS = ("o", "s", "D", "^")
 _SIZE = (3.3, 3.0)
-_BINS = 48  # of a spectrum; more would be noise alone
+_BINS = 32  # of a spectrum; more would be noise alone
+_STEEP = 8.0  # times the median of a spectrum; peaks above it take a logarithmic scale
 _LARGEST = 25.0  # per cent; residuals beyond it are drawn at the edge
 
 
@@ -104,14 +105,19 @@ def spectra_figure(rows: Spectrum, columns: Spectrum, theme: str) -> Figure:
 
     figure = Figure(figsize=_SIZE, dpi=DPI, layout="constrained")
     axes = figure.subplots()
+    highest = 0.0
     for number, (spectrum, style, mark) in enumerate(((rows, "-", "o"), (columns, (0, (6, 2)), "s"))):
         frequency, power = _binned(spectrum)
         axes.plot(frequency, power, mark, ls=style, color=SERIES[theme][number], lw=1.1, ms=2.4, mew=0)
-    axes.set_yscale("log")
+        highest = max(highest, float(power.max() / np.median(power)))
+    if highest > _STEEP:
+        axes.set_yscale("log")
+        _plain_ticks(axes, x=False)
+    else:
+        axes.set_ylim(bottom=0)
     axes.set_xlim(0, 0.5)
     axes.set_ylabel("power, DN² a line")
     axes.set_xlabel("frequency, cycles a line")
-    _plain_ticks(axes, x=False)
     dress(axes, theme)
     return figure
 
