@@ -132,8 +132,16 @@ def _parser() -> Any:
     command("sample", "add a model's noise to clean images", SampleOptions, sample)
     frames = "frames of any kind, which are told apart: camera raw, TIFF, NPY, MAT or, with --size, bare pixels"
     command("calibrate", "find the noise parameters of your own camera", CalibrateOptions, {"frames?": frames})
-    about = "a published checkpoint: .pth, .npz of TensorFlow variables, or the prefix of a TensorFlow checkpoint"
-    command("import", "convert a published checkpoint to a model file", ImportOptions, {"checkpoint": about})
+    about = (
+        "a published checkpoint: .pth, .npz of TensorFlow variables, or the prefix of a TensorFlow checkpoint; or "
+        "noise parameters: ELD's .npy, a table of noise level functions (.txt, .csv), a .dng with a NoiseProfile"
+    )
+    command(
+        "import",
+        "convert a published checkpoint or noise parameters to a model file",
+        ImportOptions,
+        {"checkpoint": about},
+    )
     command("info", "describe a model, a run, a data set or an image", None, {"target": "file or folder"})
     return parser
 

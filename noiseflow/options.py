@@ -94,6 +94,10 @@ class FitOptions(DataOptions):
     )
     hidden: int | None = _option("channels of the couplings' hidden layers; default: the architecture's own", None)
     layers: str | None = _option("order of noise_flow's layers, such as sdn|unc|unc|gain|unc|unc", None)
+    profile: str | None = _option(
+        "start a flow of raw noise from this noise profile (a .json file or a built-in one) instead of from the data",
+        None,
+    )
     keep: Literal["last", "best"] = _option("save the last step, or the best one on the validation scenes", "last")
 
 
@@ -186,7 +190,10 @@ class CalibrateOptions:
 class ImportOptions:
     """Where a published checkpoint's models go."""
 
-    out: str = _option("the .safetensors file to write; the denoiser's where the checkpoint holds nothing else")
+    out: str = _option(
+        "the .safetensors file to write, the denoiser's where the checkpoint holds nothing else; for ELD's parameters "
+        "the .json file of a noise profile"
+    )
     denoiser: str | None = _option("also write the checkpoint's denoiser, to this .safetensors file", None)
     overwrite: bool = _option("replace files that are there already", False)
 

@@ -74,6 +74,16 @@ def test_fractions_of_black_do_not_move_the_codes(tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "npy" / "clean_noisy_0.npy"), codes)
 
 
+def test_levels_of_another_camera_are_mentioned(tmp_path, caplog):
+    for white in (1023, WHITE):
+        write_dng(tmp_path / "a.dng", flat("RGGB", (0,) * 4, 16), cfa="RGGB", black=500, white=white, iso=1, camera="x")
+        out = ["--iso", "100", "--out", str(tmp_path / str(white))]
+        caplog.clear()
+        with caplog.at_level("WARNING"):
+            assert main(["sample", "eld-canon-5d4", str(tmp_path / "a.dng"), *out]) == 0
+        assert ("523 codes from black to white, in the profile 15583" in caplog.text) == (white == 1023)
+
+
 def test_the_line_of_every_kind_of_model():
     physics = physics_of(read_profile(BUILT_IN["eld-sony-a7s2"]))
     (one,) = (e for e, (_, iso) in zip(physics.table, physics.conditions.pairs, strict=True) if iso == 800)

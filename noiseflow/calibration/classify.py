@@ -9,7 +9,7 @@ block has a mean and a noise level, from the differences of neighbouring pixels.
 
 A frame without a scene is dark where it lies at the black level; where nobody says the black level, where the colours
 are equal although filters never let equally much light through. Frames of one scene are told by the correlation of
-their block means, noise taken off.
+their block means, noise taken off, and by how few blocks differ.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ _DRIFT, _DRIFT_DN = 0.25, 2.0
 """How far black levels drift with exposure and warmth, and differ among colours: in standard deviations of a pixel, and
 beside that in DN."""
 _ALIKE = 0.05  # relative difference of signal up to which flat fields make a pair
-_SAME = 0.9  # correlation of block means, noise taken off, from which frames show one scene
+_SAME, _NEARLY = 0.9, 0.6  # correlation of block means, noise taken off, from which frames show one scene
+_MOVED = 0.1  # share of the blocks that may have changed where the correlation is between the two: something moved
 _FULL = 0.5  # share of pixels at the highest code from which a frame is saturated
 
 
@@ -199,7 +200,7 @@ def _scenes(looks: list[_Look]) -> list[Group]:
     """Bursts and single pictures of one ISO and exposure time."""
     bursts: list[list[_Look]] = []
     for look in looks:
-        home = next((burst for burst in bursts if _correlation(burst[0], look) >= _SAME), None)
+        home = next((burst for burst in bursts if any(_one_scene(other, look) for other in burst)), None)
         if home is None:
             bursts.append([look])
         else:
@@ -213,6 +214,13 @@ def _scenes(looks: list[_Look]) -> list[Group]:
         least = min(_correlation(burst[0], look) for look in burst[1:])
         groups.append(_group("burst", burst, f"{seen}, the same in all frames (correlation at least {least:.3f})"))
     return groups
+
+
+def _one_scene(one: _Look, other: _Look) -> bool:
+    """Whether two frames show the same, but for something that moved in it."""
+    correlation = _correlation(one, other)
+    changed = float((np.abs(one.blocks - other.blocks) > _JUMP * np.hypot(one.error, other.error)).mean())
+    return correlation >= _SAME or (correlation >= _NEARLY and changed <= _MOVED)
 
 
 def _one_of(words: list[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from noiseflow.commands import import_parameters
 from noiseflow.denoise import Denoiser
 from noiseflow.errors import UserError
 from noiseflow.files import file_hash, save
@@ -16,7 +17,13 @@ log = logging.getLogger(__name__)
 
 
 def run(checkpoint: str, options: ImportOptions) -> int:
-    """Convert a published checkpoint; print the files written and the licence of what is in them."""
+    """Convert a published checkpoint or noise parameters; print the files written and the licence of weights."""
+    source = Path(checkpoint)
+    if source.suffix.lower() in import_parameters.SUFFIXES:
+        if options.denoiser is not None:
+            raise UserError(f"--denoiser: {checkpoint} holds noise parameters and no denoiser")
+        _check(Path(options.out), options.overwrite, import_parameters.ending(source))
+        return import_parameters.run(checkpoint, Path(options.out))
     for name in filter(None, (options.out, options.denoiser)):
         _check(Path(name), options.overwrite)
     found = import_checkpoint(checkpoint)
@@ -40,10 +47,10 @@ def run(checkpoint: str, options: ImportOptions) -> int:
     return 0
 
 
-def _check(path: Path, overwrite: bool) -> None:
+def _check(path: Path, overwrite: bool, ending: str = ".safetensors") -> None:
     """Say what is wrong with an output path before anything is read."""
-    if path.suffix != ".safetensors":
-        raise UserError(f"{path}: expected a name that ends in .safetensors")
+    if path.suffix != ending:
+        raise UserError(f"{path}: expected a name that ends in {ending}")
     if path.exists() and not overwrite:
         raise UserError(f"{path}: the file exists; choose another name or pass --overwrite")
     if not path.parent.is_dir():

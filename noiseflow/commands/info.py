@@ -118,6 +118,7 @@ def _dataset(path: Path) -> dict[str, Any]:
 
 
 def _image(path: Path) -> dict[str, Any]:
+    from noiseflow.calibration.exchange import read_noise_profile
     from noiseflow.raw.decode import IMAGE_SUFFIXES, read_image, read_raw
 
     if path.suffix.lower() in IMAGE_SUFFIXES:
@@ -129,6 +130,10 @@ def _image(path: Path) -> dict[str, Any]:
             "range": f"{image.min()} to {image.max()}",
         }
     raw = read_raw(path)
+    lines = read_noise_profile(path) if path.suffix.lower() == ".dng" else None
+    noise = (
+        "not said" if lines is None else "; ".join(f"variance = {a:.4g}·x + {b:.4g}" for a, b in dict.fromkeys(lines))
+    )
     return {
         "raw file": path,
         "camera": raw.camera or "not said",
@@ -136,5 +141,6 @@ def _image(path: Path) -> dict[str, Any]:
         "pattern": raw.cfa,
         "black": raw.black,
         "white": raw.white,
-        "shape": "×".join(map(str, raw.mosaic.shape)),
+        "shape": "×".join(map(str, raw.codes.shape)),
+        "noise profile": noise,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +27,10 @@ from noiseflow.raw.cfa import pack, unpack
 from noiseflow.raw.decode import IMAGE_SUFFIXES, read_image, read_raw
 from noiseflow.shot import CFA_PATTERNS, Shot
 from noiseflow.training.fit import torch_device
+
+log = logging.getLogger(__name__)
+
+_SPAN = 0.05  # relative difference of white − black from which a raw file is not taken for the profile's camera's
 
 
 @dataclass(frozen=True)
@@ -158,6 +163,7 @@ def read_clean(path: Path, model: FittedModel, options: SampleOptions) -> _Clean
         # Codes are whole numbers, so they are counted from a whole one; else rounding would shift all of them.
         raw = replace(raw, black=levels.round())
         zero = levels.round()
+        _compare_levels(path, float((white - levels).mean()), model, options)
         return _Clean(
             _packed(path, raw.mosaic, str(raw.cfa), model), raw.cfa, np.dtype(np.uint16), zero, white - zero,
             raw.lsb, 0.0 - zero * raw.lsb, 1.0, "dng", levels.tolist(),
@@ -196,6 +202,18 @@ def read_clean(path: Path, model: FittedModel, options: SampleOptions) -> _Clean
         raise UserError(f"{path}: expected {wanted} for a {model.packing} model, got shape {tuple(image.shape)}")
     kind = {".tif": "png", ".tiff": "png"}.get(path.suffix.lower(), path.suffix.lower()[1:])
     return _Clean(image, cfa, stored.dtype, black, codes, lsb, low, high, kind)
+
+
+def _compare_levels(path: Path, span: float, model: FittedModel, options: SampleOptions) -> None:
+    """Say where a profile's codes are not those of a raw file: its noise is in parts of white."""
+    if "profile" not in model.card:
+        return
+    known = 1 / float(model.card["cameras"][options.camera]["lsb"])
+    if abs(span / known - 1) > _SPAN:
+        log.warning(
+            "%s: %.0f codes from black to white, in the profile %.0f: the noise is that of the profile's camera, "
+            "relative to white", path, span, known,
+        )  # fmt: skip
 
 
 def _packed(path: Path, mosaic: Tensor, cfa: str, model: FittedModel) -> Tensor:

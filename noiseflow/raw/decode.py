@@ -128,7 +128,7 @@ def decode_raw(
         white=white if white is not None else file_white if tags.white_known(file_white) else None,
         cfa=pattern,
         iso=iso or _speed(float(getattr(other, "iso_speed", 0.0) or 0.0), tags),
-        exposure=exposure or float(getattr(other, "shutter_speed", 0.0) or 0.0) or None,
+        exposure=exposure or float(getattr(other, "shutter_speed", 0.0) or 0.0) or tags.exposure,
         camera=camera or tags.camera,
     )
 
@@ -178,6 +178,7 @@ class _Tags:
 
     values: dict[int, tuple[Any, ...]]
     iso: float | None = None
+    exposure: float | None = None
 
     @property
     def dng(self) -> bool:
@@ -231,7 +232,11 @@ def _tiff_tags(path: Path) -> _Tags:
         said.get("RecommendedExposureIndex"),
     ]
     known = [float(np.atleast_1d(speed)[0]) for speed in speeds if speed]
-    return _Tags(values, next((n for n in known if n != _MOST_ISO), known[0] if known else None) or None)
+    time = said.get("ExposureTime")
+    exposure = time[0] / time[1] if isinstance(time, tuple) and len(time) == 2 and time[1] else None
+    return _Tags(
+        values, next((n for n in known if n != _MOST_ISO), known[0] if known else None) or None, exposure or None
+    )
 
 
 def _values(tag: Any) -> tuple[Any, ...]:

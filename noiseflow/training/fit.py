@@ -27,6 +27,7 @@ from noiseflow.models import ARCHITECTURES, BASELINES, FittedModel, Flow, Gaussi
 from noiseflow.options import DataOptions, FitOptions, as_dict, listed
 from noiseflow.progress import SILENT, Progress
 from noiseflow.shot import Shot
+from noiseflow.training.from_profile import profile_of, take_profile
 from noiseflow.training.full_covariance import fit_full_covariance
 from noiseflow.training.intensity import fit_intensity
 from noiseflow.training.noise_level import fit_noise_level
@@ -74,6 +75,7 @@ def fit(options: FitOptions, progress: Progress = SILENT) -> bool:
     weight = _MEAN_WEIGHT.get(options.model, 0.0) if options.mean_weight is None else options.mean_weight
     options = replace(options, domain=dataset.domain, steps=_steps(options), mean_weight=weight)  # type: ignore[arg-type]
     model = build(options, dataset)
+    profile_of(options, dataset)  # bad input is said before anything is made
     out = claim(options.out, overwrite=options.overwrite)
     for name in ("model.safetensors", "metrics.csv", CHECKPOINT):
         (out / name).unlink(missing_ok=True)  # with --overwrite: nothing of another run stays
@@ -108,7 +110,7 @@ def complete(
         if not isinstance(model, Flow):
             model = fit_baseline(options.model, *patches)
         else:
-            _start(model, *patches)
+            _start(model, *patches, options, dataset)
     if isinstance(model, Flow):
         finished, scores = _train(model, train, validation, options, checkpoint, progress)
     model.card = _card(options, dataset, train, validation, scores)
@@ -215,13 +217,15 @@ def fit_baseline(name: str, noisy: Tensor, shot: Shot) -> FittedModel:
     return model.eval()
 
 
-def _start(flow: Flow, noisy: Tensor, shot: Shot) -> None:
-    """Make a flow equal to the noise level function of its data, given what the flow sees of the intensity."""
+def _start(flow: Flow, noisy: Tensor, shot: Shot, options: FitOptions, dataset: NoiseDataset) -> None:
+    """Make a flow equal to the noise level function of a profile or its data, given what it sees of the intensity."""
     intensity = None
     if flow.intensity is not None:
         fit_intensity(flow.intensity, shot)
         intensity = flow.intensity.curve(shot)
-    flow.start_from(fit_noise_level(noisy, shot, intensity=intensity))
+    level = fit_noise_level(noisy, shot, intensity=intensity)
+    take_profile(level, profile_of(options, dataset))
+    flow.start_from(level)
 
 
 def _steps(options: FitOptions) -> int:
@@ -361,7 +365,9 @@ def _card(
 ) -> dict[str, Any]:
     """What the model file says of its training. No time, path or host: equal models are equal bytes."""
     chosen = as_dict(options)
-    protocol = {k: v for k, v in chosen.items() if k not in ("data", "out", "overwrite", "device", "workers")}
+    elsewhere = ("data", "out", "overwrite", "device", "workers", "profile")
+    protocol = {k: v for k, v in chosen.items() if k not in elsewhere}
+    protocol |= {"profile": Path(options.profile).name} if options.profile else {}
     cameras: dict[str, Any] = {}
     for frame in train:
         cameras.setdefault(

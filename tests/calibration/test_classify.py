@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,10 +10,12 @@ import pytest
 from noiseflow.calibration.classify import classify
 from noiseflow.errors import UserError
 from noiseflow.raw.frame import RawFrame
+from noiseflow.raw.read import read_frames
 from noiseflow.scenes import RAW_BALANCE, mosaic, scene
 from noiseflow.sensors import PHONES, SENSORS
 from noiseflow.sensors.virtual import VirtualSensor
 
+REAL = Path(__file__).parents[3] / "shared" / "real"
 SIDE = 192
 BRIGHT = VirtualSensor("bright", "RGGB", 14, 512, 16383, ((100, 2e-5), (6400, 1.28e-3)), keep_pedestal=True, prnu=0.01)
 PLAIN = {name: dataclasses.replace(PHONES[name], keep_pedestal=True) for name in ("GP", "N6", "IP")}
@@ -80,10 +83,10 @@ def test_a_mixed_heap_is_sorted(name, black):
 
 
 def test_false_alarms_and_misses_are_rare():
-    """Eighty even frames and forty scenes, over sensors and ISOs: at most one error in a hundred."""
+    """Sixty even frames and thirty scenes, over sensors and ISOs: at most one error in a hundred."""
     rng = np.random.default_rng(2)
     wrong = 0
-    for n in range(120):
+    for n in range(90):
         sensor = KINDS[list(KINDS)[n % len(KINDS)]]
         iso = sensor.slopes[int(rng.integers(len(sensor.slopes)))][0]
         kind = ("dark", "flat", "scene")[n % 3]
@@ -152,3 +155,15 @@ def test_a_moved_scene_is_not_the_same_scene():
 def test_a_frame_too_small_to_judge_is_refused():
     with pytest.raises(UserError, match=r"a: expected at least 48×48 pixels"):
         classify([RawFrame.of("a", np.zeros((46, 64), np.uint16), cfa="RGGB")])
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="the real camera files are not on this machine")
+def test_real_frames():
+    """Molecules that blink on a still background; two cameras' pictures."""
+    said = {"size": "256x256", "dtype": "uint16be", "cfa": "mono", "black": 100}
+    (group,) = classify(read_frames(REAL / "burst" / "sample_11f_256x256_be16.dax", **said))
+    assert (group.kind, len(group.frames)) == ("burst", 11)
+    pictures = read_frames(REAL / "raw" / "pidng_rpi_640x480_10bit_minhtcai_test.dng")
+    chart = REAL / "raw" / "infinite_isp_ColorCheckerRAW_1920x1080_12bit_BGGR_le16.raw"
+    pictures += read_frames(chart, size="1080x1920", dtype="uint16le", cfa="BGGR")
+    assert [group.kind for group in classify(pictures)] == ["single", "single"]

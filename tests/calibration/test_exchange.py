@@ -14,7 +14,12 @@ from noiseflow.calibration.exchange import (
     read_photon_transfer,
     write_nlf_table,
 )
+from noiseflow.calibration.lines import line_of
+from noiseflow.calibration.physics import BUILT_IN
+from noiseflow.calibration.profile import read_profile
+from noiseflow.cli import main
 from noiseflow.errors import UserError
+from noiseflow.files import load
 from noiseflow.raw.dng import write_dng
 
 PARAMETERS = Path(__file__).parents[3] / "shared" / "real" / "parameters"
@@ -103,3 +108,36 @@ def test_nonsense_names_its_line(tmp_path, read, text, message):
     assert str(caught.value).startswith(str(tmp_path / "a.csv"))
     with pytest.raises(UserError, match="expected a file, got none"):
         read(tmp_path / "b.csv")
+
+
+def test_import_takes_parameters_of_every_format(tmp_path, capsys):
+    write_nlf_table(tmp_path / "t.txt", {("S6", 100.0): Line(2e-3, 3e-6), ("S6", 200.0): Line(0.0, -1e-9)})
+    codes = np.full((24, 34), 500, np.uint16)
+    levels = {"cfa": "RGGB", "black": 0, "white": 1023, "iso": 320, "camera": "x"}
+    write_dng(tmp_path / "a.dng", codes, **levels, noise_profile=(1e-3, 1e-6))
+    for source, out in (("t.txt", "t.safetensors"), ("a.dng", "a.safetensors")):
+        assert main(["import", str(tmp_path / source), "--out", str(tmp_path / out)]) == 0
+    table, tag = (load(tmp_path / name) for name in ("t.safetensors", "a.safetensors"))
+    # float32 tables of logarithms of size up to 13: 2^-24 of that
+    assert line_of(table, "S6", 100) == pytest.approx((2e-3, 3e-6), rel=1e-5)
+    assert line_of(table, "S6", 200) == pytest.approx((0, 0), abs=1e-30)
+    assert line_of(tag, "x", 320) == pytest.approx((1e-3, 1e-6), rel=1e-5)
+    assert main(["info", str(tmp_path / "a.dng")]) == 0
+    assert "noise profile: variance = 0.001·x + 1e-06" in capsys.readouterr().out
+    write_dng(tmp_path / "b.dng", codes, **levels)
+    for source, out, message in (
+        ("b.dng", "b.safetensors", "with a NoiseProfile tag, got one without"),
+        ("t.txt", "t.json", "ends in .safetensors"),
+        ("t.txt", "t.safetensors", "the file exists"),
+        ("p.npy", "p.safetensors", "ends in .json"),
+        ("p.npy", "p.json", "expected a file, got none"),
+    ):
+        assert main(["import", str(tmp_path / source), "--out", str(tmp_path / out)]) == 1
+        assert message in capsys.readouterr().err
+
+
+@needs_real
+def test_import_makes_a_profile_of_elds_parameters(tmp_path):
+    out = tmp_path / "p.json"
+    assert main(["import", str(PARAMETERS / "eld" / "SonyA7S2_params.npy"), "--out", str(out)]) == 0
+    assert read_profile(out) == read_profile(BUILT_IN["eld-sony-a7s2"])

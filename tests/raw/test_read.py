@@ -32,6 +32,8 @@ def test_a_camera_raw_file_says_what_it_is(tmp_path):
     np.testing.assert_array_equal(frame.codes, codes())
     assert (frame.cfa, frame.white, frame.iso, frame.camera) == ("GRBG", 1023.0, 800.0, "Nexus 6")
     assert frame.black.tolist() == list(black) and frame.exposure is None and frame.warnings == ()
+    dng(tmp_path / "b.dng", codes(), tags=[(33434, 5, 1, (1, 50), True)])
+    assert read_frame(tmp_path / "b.dng").exposure == pytest.approx(0.02, rel=1e-6)  # libraw keeps float32
     frame = read_frame(tmp_path / "a.dng", black=5, white=99, iso=50, exposure=0.25, camera="mine", cfa="BGGR")
     assert (frame.black.tolist(), frame.white, frame.iso, frame.exposure) == ([5.0] * 4, 99.0, 50.0, 0.25)
     assert (frame.camera, frame.cfa) == ("mine", "BGGR")
