@@ -148,7 +148,7 @@ def coverage(seed: int) -> Row:
 
 def verdict(seed: int) -> Row:
     """Frames of 160×160, then as many as the verdict asks for, all taken anew."""
-    cam, rng = camera(200_000 + seed), np.random.default_rng([seed, 6])
+    cam, rng = camera(400_000 + seed), np.random.default_rng([seed, 6])
     iso = ISOS[seed % 2]
     first = calibrate([shoot(cam, iso, 160, rng, darks=3, pairs=5)])
     more = {advice.what: advice.more for advice in first.verdict.advice}

@@ -18,7 +18,7 @@ from noiseflow.calibration.pattern import OddPixels, odd_pixels, sensitivity
 from noiseflow.calibration.profile import Estimate, IsoProfile, Profile
 from noiseflow.calibration.single import flattest_blocks
 from noiseflow.calibration.stacks import stack_statistics
-from noiseflow.calibration.transfer import Line, Points, black_shift, fit_line, points_of
+from noiseflow.calibration.transfer import Line, Points, black_shift, fit_colours, fit_line, points_of
 from noiseflow.calibration.verdict import Targets, Verdict, judge
 from noiseflow.errors import UserError
 from noiseflow.progress import SILENT, Progress, track
@@ -26,6 +26,7 @@ from noiseflow.progress import SILENT, Progress, track
 _PILE = 5e-4  # share of a frame's pixels at one highest code that shows saturation
 
 
+_BAD_FIT = 2.0  # mean square residual of the photon-transfer line that is said
 _ROUGH = 0.15  # relative error of a gain from single pictures that texture may make, whatever their number
 
 
@@ -151,9 +152,11 @@ def _one_iso(group: FrameSet, step: float, darks: Darks | None, fit: DarkFit | N
         )  # fmt: skip
         read = fit.std
         diagnostics = _dark_diagnostics(group, darks, fit, diagnostics)
+    colours = None
     if line is None and group.singles:
         points = flattest_blocks(group.singles, group, black, high)
-        line = fit_line(points)
+        colours = fit_colours(points, group.channels)
+        line = None if colours is None else colours.pooled
         warnings.append(
             f"{said}from single pictures, of their {points.mean.size} flattest blocks: the gain is rough (texture adds "
             f"to it, so its interval is at least ±{100 * _ROUGH:.0f} %), read noise includes what differs between "
@@ -167,6 +170,11 @@ def _one_iso(group: FrameSet, step: float, darks: Darks | None, fit: DarkFit | N
         warnings.append(f"{said}the conversion gain is not identifiable: that takes flat pairs, best at several levels")
     elif line is not None:
         shift = None if noise is None else black_shift(line, noise, noise_se)
+        if line.freedom > 0 and line.chi2 > _BAD_FIT:
+            warnings.append(
+                f"{said}the variances scatter {line.chi2:.3g} times as much about the line as noise does: something in "
+                "the scene changes from frame to frame, or the sensor is not linear; the gain is doubtful"
+            )
         if not line.free:
             warnings.append(
                 f"{said}the light levels of the flats lie too close together to check the black level: the gain "
@@ -180,7 +188,7 @@ def _one_iso(group: FrameSet, step: float, darks: Darks | None, fit: DarkFit | N
         profile = dataclasses.replace(profile, gain_dn_per_e=gain, prnu=sensitivity(group, black, high))
         diagnostics = dataclasses.replace(
             diagnostics, line=line, transfer=transfer_curve(points, line), black_shift=shift,
-            channel_gains=_channel_gains(points, line, group.channels),
+            channel_gains=colours.gains if colours else _channel_gains(points, line, group.channels),
         )  # fmt: skip
     evidence = Evidence(group, darks, fit, stacks, line, black, high, diagnostics)
     return _Curve(profile, diagnostics, evidence, read, tuple(warnings))

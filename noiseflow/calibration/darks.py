@@ -112,7 +112,7 @@ def dark_statistics(frames: FrameSet, step: float) -> Darks:
     darks = frames.darks
     if len(darks) == 1:
         darks = _halves(darks[0], frames.cfa is not None)
-        frames = dataclasses.replace(frames, darks=darks, exposures=())
+        frames = FrameSet(frames.iso, darks=darks, cfa=frames.cfa)
     stack = stack_statistics(darks, frames)
     lowest = darks.min()
     at_lowest, at_next = (float((darks == lowest + k * step).mean()) for k in (0, 1))
@@ -210,6 +210,9 @@ def _report(dark: Darks, fit: ReadFit | None, frames: int) -> DarkFit:
         )
         black = _blacks(dark, Read(_read_std(dark)), frames)
         return dataclasses.replace(nothing, black=black, warnings=(why,))
+    if fit.bands < _LEAST_BANDS:
+        why = f"frames of so few rows ({stack.columns.length}) give no interval of the read noise"
+        return dataclasses.replace(nothing, black=_blacks(dark, fit.read, frames), warnings=(why,))
     warnings = []
     response = _response(dark, fit.read)
     row: Estimate | None
@@ -220,22 +223,23 @@ def _report(dark: Darks, fit: ReadFit | None, frames: int) -> DarkFit:
             "one dark frame: its read noise includes what differs between pixels for good, and row noise is not "
             "identifiable; shoot at least two"
         )
-    reach = float(stats.t.ppf(0.975, fit.dof)) if fit.bands >= _LEAST_BANDS else math.inf
+    reach = float(stats.t.ppf(0.975, fit.dof))
     se = np.sqrt(np.diag(fit.covariance))
     read = _log_interval(fit.read.scale * step, reach * float(se[0]))
     shape = None
     std = read
     if fit.read.shape is not None:
-        if se[1] > _SHAPE_KNOWN:
-            warnings.append("the shape λ of the read noise is not identifiable from so few values")
-        else:
+        if se[1] <= _SHAPE_KNOWN:
             half = reach * float(se[1])
             shape = Estimate(fit.read.shape, fit.read.shape - half, fit.read.shape + half)
         d = 1e-4
         slope = math.log(Read(1.0, fit.read.shape + d).std / Read(1.0, fit.read.shape - d).std) / (2 * d)
         both = np.array([1.0, slope])
         std = _log_interval(fit.read.std * step, reach * math.sqrt(both @ fit.covariance @ both))
-    relative = (std.high / std.low - 1) / 2 / reach if std.low > 0 else math.inf
+        if shape is None:
+            warnings.append("the shape λ of the read noise is not identifiable; its scale is its standard deviation")
+            read = std
+    relative = math.log(std.high / std.low) / 2 / reach
     return DarkFit(
         read, shape, std, row, column, _blacks(dark, fit.read, frames), stack.noise,
         max(noise_se, 2 * relative * (std.value**2)), tuple(warnings),
@@ -243,8 +247,6 @@ def _report(dark: Darks, fit: ReadFit | None, frames: int) -> DarkFit:
 
 
 def _log_interval(value: float, half: float) -> Estimate:
-    if not math.isfinite(half):
-        return Estimate(value, 0.0, math.inf)
     return Estimate(value, value * math.exp(-half), value * math.exp(half))
 
 

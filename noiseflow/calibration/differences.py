@@ -30,6 +30,10 @@ _LOWEST, _HIGHEST = -0.245, 0.6  # of λ
 _LEAST = 1e-18  # stands for the probability 0 of a Fourier transform that has rounding errors
 _STEP = 1e-4  # of numerical derivatives
 
+# The left half of the quantile function of Tukey's lambda distribution is tabulated over the logit of u.
+_LOGIT = np.linspace(-90.0, 0.0, 9001)
+_LOG_U, _LOG_V = -np.logaddexp(0.0, -_LOGIT), -np.logaddexp(0.0, _LOGIT)
+
 
 class Read(NamedTuple):
     """Read noise: `scale` is the standard deviation, or the scale of Tukey's lambda distribution; in codes."""
@@ -90,13 +94,10 @@ def noise_masses(read: Read, shared: float, half: int, fine: int) -> FloatArray:
         left = -np.abs(edges) / std
         cdf = special.ndtr(left)
     else:
-        logit = np.linspace(-90.0, 0.0, 9001)
-        log_u, log_v = -np.logaddexp(0.0, -logit), -np.logaddexp(0.0, logit)
-        if read.shape == 0:
-            quantile = logit
-        else:
-            quantile = (np.expm1(read.shape * log_u) - np.expm1(read.shape * log_v)) / read.shape
-        cdf = special.expit(np.interp(-np.abs(edges) / read.scale, quantile, logit, left=-np.inf))
+        quantile = _LOGIT
+        if read.shape != 0:
+            quantile = (np.expm1(read.shape * _LOG_U) - np.expm1(read.shape * _LOG_V)) / read.shape
+        cdf = special.expit(np.interp(-np.abs(edges) / read.scale, quantile, _LOGIT, left=-np.inf))
     # Taken on the left, where small probabilities keep their digits; one cell may hold the middle.
     mass = np.where(edges[1:] <= 0, cdf[1:] - cdf[:-1], cdf[:-1] - cdf[1:])
     mass[(edges[:-1] < 0) & (edges[1:] > 0)] = 1.0 - 2 * cdf[:-1][(edges[:-1] < 0) & (edges[1:] > 0)]

@@ -20,7 +20,7 @@ from noiseflow.calibration.darks import CLIPPED, DarkFit, Darks
 from noiseflow.calibration.diagnostics import IsoDiagnostics
 from noiseflow.calibration.frames import Codes, FloatArray, FrameSet
 from noiseflow.calibration.stacks import Stack
-from noiseflow.calibration.transfer import Line
+from noiseflow.calibration.transfer import Line, Points, weighted_line
 
 Kind = Literal[
     "denoised",
@@ -175,28 +175,43 @@ def _mixed_iso(e: Evidence) -> Finding | None:
         k = int(np.abs(np.log(variance / np.median(variance))).argmax())
         if abs(math.log(variance[k] / np.median(variance))) > _SURE * noises[k][1]:
             odd.append((float(variance[k] / np.median(variance)), f"dark frame {k + 1}"))
-    if e.noise is not None and len(e.frames.flats) > 2:
-        gains, errors = [], []
-        for stack in e.stacks[: len(e.frames.flats)]:
-            light = float((stack.mean - e.black[:, None, None]).mean())
-            inside = stack.highest.max() < e.high and light > 0
-            gains.append((stack.noise - e.noise) / light if inside else math.nan)
-            error = stack.noise * math.sqrt(2 / (stack.dof.sum() * len(stack.mean)))
-            errors.append(error / max(abs(stack.noise - e.noise), 1e-12))
-        gain = np.array(gains)
-        typical = float(np.nanmedian(gain)) if np.isfinite(gain).sum() > 2 else math.nan
-        for k in range(gain.size):
-            if math.isfinite(gain[k]) and math.isfinite(typical) and errors[k] < _OTHER_GAIN / _SURE:
-                odd.append((float(gain[k] / typical), f"flat pair {k + 1}"))
+    if (pair := _odd_pair(e)) is not None:
+        odd.append(pair)
     ratio, who = max(odd, key=lambda pair: abs(math.log(max(pair[0], 1e-9))), default=(1.0, ""))
     if abs(math.log(max(ratio, 1e-9))) < _OTHER_GAIN:
         return None
     return Finding(
         "mixed ISO", e.iso,
-        f"{who} has {ratio:.2f} times the noise that the others have (of its light): it was probably taken at another "
+        f"{who} has {ratio:.2f} times the noise that the others say it should: it was probably taken at another "
         "ISO, or by another camera",
         {"ratio": ratio},
     )  # fmt: skip
+
+
+def _odd_pair(e: Evidence) -> tuple[float, str] | None:
+    """The flat pair whose noise is farthest off the line through the others, if surely; with a free black level."""
+    kept = [k for k, stack in enumerate(e.stacks[: len(e.frames.flats)]) if stack.highest.max() < e.high]
+    light = np.array([float((e.stacks[k].mean - e.black[:, None, None]).mean()) for k in kept])
+    noise = np.array([e.stacks[k].noise for k in kept])
+    dof = np.array([float(e.stacks[k].dof.sum()) * len(e.stacks[k].mean) for k in kept])
+    worst: tuple[float, float, str] | None = None
+    for k in range(len(kept)):
+        rest = np.arange(len(kept)) != k
+        zero = np.zeros(int(rest.sum()))
+        line = weighted_line(Points(light[rest], noise[rest], dof[rest], zero, zero), None) if rest.sum() > 1 else None
+        if line is None:
+            continue
+        at = np.array([light[k], 1.0])
+        expected = line.slope * light[k] + line.intercept
+        if min(expected, noise[k]) <= 0:
+            continue
+        error = math.sqrt(at @ line.covariance @ at / expected**2 + 2 / dof[k])
+        ratio = math.log(noise[k] / expected)
+        # The right one to leave out is the one without which the others agree.
+        misfit = line.chi2 if line.freedom > 0 else -abs(ratio)
+        if abs(ratio) > _SURE * error and (worst is None or misfit < worst[0]):
+            worst = misfit, math.exp(ratio), f"flat pair {kept[k] + 1}"
+    return None if worst is None else worst[1:]
 
 
 def _difference_noise(frame: NDArray[np.float32], frames: FrameSet) -> tuple[float, float]:
@@ -330,11 +345,11 @@ def burst_shift(burst: Codes, frames: FrameSet) -> tuple[float, float]:
         The largest shift that is sure and above a twentieth of a pixel; (0, 0) where there is none.
     """
     found = [_shift(burst[0], other, frames) for other in burst[1:]]
-    return max((pair for pair in found if pair[0] > max(_SHIFT, _SURE * pair[1])), default=(0.0, 0.0))
+    return max((pair for pair in found if pair[0] > _SHIFT), default=(0.0, 0.0))
 
 
 def _shift(first: Codes, other: Codes, frames: FrameSet) -> tuple[float, float]:
-    """Length of the shift between two frames, pixels of one colour, and its standard error.
+    """Length of the shift between two frames, pixels of one colour, as far as it is sure, and its standard error.
 
     Least squares of the difference on the gradients of the smoothed mean; smoothing keeps the noise, which is in both,
     from looking like a gradient.
@@ -347,15 +362,17 @@ def _shift(first: Codes, other: Codes, frames: FrameSet) -> tuple[float, float]:
     design = np.stack([down[edge].ravel(), across[edge].ravel(), (scene[edge] - scene[edge].mean()).ravel(),
                        np.ones(scene[edge].size)])  # fmt: skip
     target = difference[edge].ravel()
-    normal = design @ design.T
-    if np.linalg.cond(normal) > 1e12:
-        return 0.0, math.inf
-    inverse = np.linalg.inv(normal)
+    size = np.maximum(np.sqrt(np.square(design).mean(axis=1)), 1e-12)
+    design = design / size[:, None]
+    inverse = np.linalg.pinv(design @ design.T, rcond=1e-10)
     solution = inverse @ (design @ target)
     left = target - solution @ design
     # Smoothing with σ = 2 makes 4πσ² neighbours go together.
-    error = math.sqrt(float(left @ left) / left.size * 16 * math.pi * float(inverse[0, 0] + inverse[1, 1]))
-    return float(np.hypot(solution[0], solution[1])), error
+    errors = np.sqrt(np.square(left).mean() * 16 * math.pi * np.diag(inverse))
+    shift, error = (values[:2] / size[:2] for values in (solution, errors))
+    # A scene of stripes says nothing about shifts along them.
+    sure = np.abs(shift) > _SURE * error
+    return float(np.hypot(*(shift * sure))), float(np.hypot(*(error * sure)))
 
 
 def _shading(e: Evidence) -> Finding | None:
@@ -365,9 +382,8 @@ def _shading(e: Evidence) -> Finding | None:
         light = (stack.mean - e.black[:, None, None]).mean(axis=0)
         pixels = stack.dof / (stack.frames - 1) * len(stack.mean)
         error = math.sqrt(stack.noise / 2 / float(pixels.mean()))
-        if stack.highest.max() < e.high and light.mean() > 20 * error:
-            smooth = ndimage.uniform_filter(light, 3, mode="nearest") if min(light.shape) > 2 else light
-            ranges.append(float(np.ptp(smooth) / smooth.max()))
+        if stack.highest.max() < e.high and light.mean() > 100 * error:
+            ranges.append(float(np.ptp(light) / light.max()))
     if not ranges or np.median(ranges) < _SHADING:
         return None
     size = float(np.median(ranges))

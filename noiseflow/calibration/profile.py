@@ -73,7 +73,7 @@ class Profile:
         isos: ISO → what is known of it.
         read_noise_pre_e: read noise before the gain, electrons.
         read_noise_post_dn: read noise behind the gain, DN.
-        gain_segments: ranges of ISO, each (first, last), inside which the gain is proportional to ISO.
+        gain_segments: ranges of ISO, each (first, last), inside which the gain is proportional to ISO, or constant.
         warnings: sentences for the user.
         source: where the numbers come from.
     """

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, stats
 
 from noiseflow.calibration.frames import FloatArray
 from noiseflow.calibration.profile import Estimate
@@ -64,9 +64,12 @@ def points_of(stacks: Sequence[Stack], black: FloatArray, low: float, high: floa
     """
     columns: list[list[FloatArray]] = [[] for _ in range(5)]
     for number, stack in enumerate(stacks):
-        reach = _NEAR_SATURATION * np.sqrt(np.maximum(stack.variance, 0.0))
+        # The variance of the channel, scaled by the mean: a tile's own would leave out those that chance made noisy.
+        typical = stack.variance.mean(axis=(1, 2)) / (stack.mean - black[:, None, None]).mean(axis=(1, 2))
+        light = np.maximum(stack.mean - black[:, None, None], 0.0)
+        reach = _NEAR_SATURATION * np.sqrt(np.maximum(typical, 0.0)[:, None, None] * light)
         inside = (stack.highest < high) & (stack.lowest > low)
-        inside &= (stack.mean + reach < high) & (stack.mean - reach > low) & (stack.variance > 0)
+        inside &= (stack.mean + reach < high) & (stack.mean - reach > low)
         shape = stack.mean.shape
         channel = np.broadcast_to(np.arange(shape[0], dtype=np.float64)[:, None, None], shape)
         values = (
@@ -182,6 +185,70 @@ def weighted_line(points: Points, intercept: float | None) -> Line | None:
     covariance[: len(design), : len(design)] = inverse
     return Line(float(solution[0]), float(solution[1]) if free else float(intercept or 0.0), covariance, free, chi2,
                 freedom)  # fmt: skip
+
+
+class ColourLines(NamedTuple):
+    """Lines of several channels that meet the axis at one level.
+
+    Attributes:
+        gains: of each channel, None where it has no points.
+        pooled: their weighted mean as a line.
+    """
+
+    gains: tuple[Estimate | None, ...]
+    pooled: Line
+
+
+def fit_colours(points: Points, channels: int) -> ColourLines | None:
+    """Gains of channels that share their black level but not their gain, as where a camera scales colours.
+
+        variance = K_c·(mean − b)
+
+    by maximum likelihood of sample variances: given b, K_c is the mean of variance/(mean − b); b is then a search in
+    one dimension. Read noise that is not known apart moves b below black, by the same for all channels if they read
+    alike in electrons.
+
+    Args:
+        points: of one ISO.
+        channels: how many there are.
+    """
+    x, y, dof, of = points.mean, points.variance, points.dof, points.channel.astype(np.int64)
+    if x.size < channels + 2 or np.ptp(x) == 0:
+        return None
+    total = np.bincount(of, dof, channels)
+
+    def gains(b: float) -> FloatArray:
+        sums = np.bincount(of, dof * y / (x - b), channels)
+        out: FloatArray = np.divide(sums, total, out=np.full(channels, math.nan), where=total > 0)
+        return out
+
+    def loss(b: float) -> float:
+        v = gains(b)[of] * (x - b)
+        return float((dof / 2 * (np.log(v) + y / v)).sum())
+
+    lowest, reach = float(x.min()), float(np.ptp(x))
+    b = float(optimize.minimize_scalar(loss, bounds=(lowest - 2 * reach, lowest - 1e-3 * reach), method="bounded").x)
+    k = gains(b)
+    v = k[of] * (x - b)
+    weight = dof / (2 * v**2)
+    there = np.flatnonzero(total > 0)
+    information = np.zeros((there.size + 1, there.size + 1))
+    information[np.arange(there.size), np.arange(there.size)] = np.bincount(of, weight * (x - b) ** 2, channels)[there]
+    information[:-1, -1] = information[-1, :-1] = -(np.bincount(of, weight * (x - b), channels) * k)[there]
+    information[-1, -1] = float((weight * k[of] ** 2).sum())
+    chi2 = float((weight * (y - v) ** 2).sum()) / (x.size - there.size - 1)
+    covariance = np.linalg.inv(information) * max(chi2, 1.0)
+    errors = np.sqrt(np.diag(covariance))
+    found: list[Estimate | None] = [None] * channels
+    for place, channel in enumerate(there):
+        half = 1.96 * float(errors[place])
+        found[channel] = Estimate(float(k[channel]), float(k[channel]) - half, float(k[channel]) + half)
+    share = 1 / errors[:-1] ** 2 / (1 / errors[:-1] ** 2).sum()
+    slope = float(share @ k[there])
+    # slope = Σ share·K, intercept = −b·slope.
+    jacobian = np.stack([np.append(share, 0.0), np.append(-b * share, -slope)])
+    line = Line(slope, -b * slope, jacobian @ covariance @ jacobian.T, True, chi2, x.size - there.size - 1)
+    return ColourLines(tuple(found), line)
 
 
 def _honest(line: Line | None) -> Line | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from noiseflow.calibration.frames import FrameSet
 from noiseflow.calibration.profile import Estimate, Profile
 
-_MARGIN = 1.15
+_MARGIN = 1.3
 """Widths promised are those expected; what comes scatters around that, so somewhat more is asked for."""
 
 _LEAST_PAIRS = 4
