@@ -96,6 +96,8 @@ def _from_frames(frames: list[str], options: CalibrateOptions, progress: Progres
     sets = frame_sets(groups)
     found = calibrate(sets, source=f"{count} frames", progress=progress)
     profile = dataclasses.replace(found.profile, warnings=(*_said(found), *doubts, *found.profile.warnings))
+    if not any(one.gain_dn_per_e or one.read_noise_dn for one in profile.isos.values()):
+        raise UserError(f"nothing could be found from these frames: {'; '.join(profile.warnings)}")
     page = {
         "diagnostics": found.diagnostics, "findings": found.findings, "verdict": found.verdict, "size": size,
         "used": lines,

@@ -50,11 +50,10 @@ def profile_table(profile: Profile) -> Table:
     from rich.text import Text
 
     names = [name for name in list(PARAMETERS)[:4] if name != "tukey_lambda" or _has(profile, name)]
-    pattern = profile.cfa or "no colour filters"
-    depth = "" if profile.bits is None else f", {profile.bits} bits"
-    table = Table(title=Text(f"{profile.camera}, {pattern}{depth}"), title_justify="left", box=box.SIMPLE_HEAD,
-                  caption=Text(f"95 % intervals; {DASH} not known, see the warnings"), padding=(0, 1))  # fmt: skip
-    table.add_column("ISO", justify="right")
+    facts = [profile.camera, profile.cfa, None if profile.bits is None else f"{profile.bits} bits"]
+    table = Table(title=Text(", ".join(filter(None, facts))), title_justify="left", box=box.SIMPLE_HEAD,
+                  caption=Text(f"95 % intervals; {DASH} not known"), padding=(0, 1))  # fmt: skip
+    table.add_column("ISO", justify="right", no_wrap=True)
     for name in names:
         title, unit = PARAMETERS[name]
         table.add_column(f"{title}\n{unit}", justify="right", no_wrap=True)
@@ -73,4 +72,4 @@ def _cell(one: IsoProfile, name: str) -> str:
         # No λ is no lack of one: the read noise is normal.
         return "normal" if name == "tukey_lambda" and one.read_noise_dn is not None else DASH
     value, low, high = shown(estimate)
-    return f"{value}\n{low} to {high}"
+    return f"{value}\n{low}{'…' if estimate.low < 0 else '–'}{high}"
