@@ -94,7 +94,7 @@ def _from_frames(frames: list[str], options: CalibrateOptions, progress: Progres
     size = groups[0].frames[0].codes.shape
     count = sum(len(group.frames) for group in groups if used(group))
     sets = frame_sets(groups)
-    found = calibrate(sets, source=f"{count} frames", progress=progress)
+    found = calibrate(sets, source=f"{count} frame{'s' * (count > 1)}", progress=progress)
     profile = dataclasses.replace(found.profile, warnings=(*_said(found), *doubts, *found.profile.warnings))
     if not any(one.gain_dn_per_e or one.read_noise_dn for one in profile.isos.values()):
         raise UserError(f"nothing could be found from these frames: {'; '.join(profile.warnings)}")
@@ -207,9 +207,14 @@ def _say(profile: Profile, page: dict[str, Any]) -> None:
     """The table, what looks wrong, what could not be told, and the verdict."""
     from rich.console import Console
 
-    from noiseflow.report.calibration_table import profile_table
+    from noiseflow.report.calibration_table import profile_table, shown
 
     Console().print(profile_table(profile))
+    for one in page["diagnostics"]:
+        if len(one.channel_gains) > 1:
+            gains = ["?" if gain is None else shown(gain)[0] for gain in one.channel_gains]
+            print(f"ISO {one.iso:g}: gain of R, G, G, B alone: {', '.join(gains)} DN/e⁻")
+    print()
     for warning in profile.warnings:
         print(f"- {warning}")
     if profile.warnings:

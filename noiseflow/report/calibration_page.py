@@ -71,7 +71,11 @@ def render_calibration(
         findings=findings,
         frames=verdict is not None,
         warnings=[warning for warning in profile.warnings if warning not in said],
-        parameters=PARAMETERS,
+        parameters={
+            name: PARAMETERS[name] for name in PARAMETERS if any(getattr(i, name) for i in profile.isos.values())
+        },
+        odd_looked=any(one.hot is not None for one in diagnostics),
+        colours=_colours(diagnostics) if profile.cfa else [],
         rows=[_row(iso, one) for iso, one in sorted(profile.isos.items())],
         blacks=max(len(one.black_dn) for one in profile.isos.values()),
         channels=figures.CHANNELS if profile.cfa else ("",),
@@ -113,7 +117,7 @@ def _add(
         out["read"].append((title, lambda theme: figures.read_figure(plot, theme)))
     if rows is not None and columns is not None:
         out["spectra"].append((title, lambda theme: figures.spectra_figure(rows, columns, theme)))
-    if one.hot is not None and one.jumping is not None and size is not None:
+    if one.hot is not None and one.jumping is not None and size is not None and len(one.hot) + len(one.jumping):
         counts = f"{title}: {len(one.hot)} hot, {len(one.jumping)} jumping"
         out["odd"].append((counts, lambda theme: figures.odd_figure(one, (size[0], size[1]), theme)))
     if means is not None and len(means) > 1:
@@ -142,6 +146,16 @@ def _row(iso: float, one: IsoProfile) -> dict[str, Any]:
             for name, value in (("white_dn", one.white_dn), ("step_dn", one.step_dn))
         ],
     }
+
+
+def _colours(diagnostics: Sequence[IsoDiagnostics]) -> list[tuple[str, list[str]]]:
+    """Gain of each colour on its own, where there is one; not in the profile, whose gain is that of all."""
+    rows = []
+    for one in diagnostics:
+        if any(one.channel_gains):
+            texts = ["–" if gain is None else "{} ({} to {})".format(*shown(gain)) for gain in one.channel_gains]
+            rows.append((f"{one.iso:g}", texts))
+    return rows
 
 
 def _cell(estimate: Estimate | None, path: str) -> list[dict[str, str]] | None:
