@@ -157,7 +157,7 @@ def _bursts(
     """Files of one frame are a burst with those of their pattern (a list of names counts as one), others alone."""
     listed_alone: list[RawFrame] = []
     for files in patterns:
-        together = []
+        together: list[RawFrame] = []
         for path in files:
             read = _read(path, options, progress)
             if len(read) > 1:
