@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from noiseflow import __version__
 from noiseflow.errors import UserError
 from noiseflow.options import (
+    CalibrateOptions,
     CheckOptions,
     EvaluateOptions,
     FitOptions,
@@ -29,8 +30,11 @@ _OPTIONS: dict[str, type] = {
     "evaluate": EvaluateOptions,
     "sample": SampleOptions,
     "synthesize": SynthesizeOptions,
+    "calibrate": CalibrateOptions,
     "import": ImportOptions,
 }
+
+_FRAMES = ("dark", "flat", "burst", "single", "ptc")
 
 _DESCRIPTION = "Camera noise modelling: learn the noise of a camera, score it, make more of it."
 
@@ -130,6 +134,8 @@ def _parser() -> Any:
     command("sample", "add a model's noise to clean images", SampleOptions, sample)
     folders = {"source": "folder of clean images or photographs", "out": "the folder to write, or to go on with"}
     command("synthesize", "make noisy and clean pairs of a folder of clean images", SynthesizeOptions, folders)
+    frames = "frames of any kind, which are told apart: camera raw, TIFF, NPY, MAT or, with --size, bare pixels"
+    command("calibrate", "find the noise parameters of your own camera", CalibrateOptions, {"frames?": frames})
     about = (
         "a published checkpoint: .pth, .npz of TensorFlow variables, or the prefix of a TensorFlow checkpoint; or "
         "noise parameters: ELD's .npy, a table of noise level functions (.txt, .csv), a .dng with a NoiseProfile"
@@ -151,6 +157,8 @@ def _add_options(parser: Any, options: type) -> None:
         flag, text = "--" + field.name.replace("_", "-"), field.metadata["help"]
         if types[field.name] is bool:
             parser.add_argument(flag, action="store_true", help=text)
+        elif list[str] in get_args(types[field.name]):
+            parser.add_argument(flag, type=str, nargs="+", metavar="GLOB", help=text)
         elif field.default is dataclasses.MISSING:
             # Not required as far as the parser knows: it would not name the option, and --resume does without.
             kind, text = types[field.name] | None, f"{text} (required)"
@@ -203,6 +211,10 @@ def _dispatch(parsed: Any, line: str) -> int:
         from noiseflow.commands import synthesize
 
         return synthesize.run(given["source"], given["out"], SynthesizeOptions(**_of(SynthesizeOptions, given)))
+    if name == "calibrate":
+        from noiseflow.commands import calibrate
+
+        return calibrate.run(given["frames"], CalibrateOptions(**_of(CalibrateOptions, given)), line)
     if name == "import":
         from noiseflow.commands import import_model
 
@@ -221,6 +233,8 @@ def _missing(parsed: Any) -> list[str]:
     missing = ["--" + name.replace("_", "-") for name in required if given[name] is None]
     if parsed.command == "evaluate" and not given["models"] and given["samples"] is None:
         missing.append("a MODEL or --samples")
+    if parsed.command == "calibrate" and not given["frames"] and not any(given[kind] for kind in _FRAMES):
+        missing.append("FRAMES, --dark, --flat, --burst, --single or --ptc")
     return missing
 
 

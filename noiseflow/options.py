@@ -176,7 +176,7 @@ class SampleOptions:
 class SynthesizeOptions:
     """How to make pairs of a folder of clean images."""
 
-    model: str = _option("a .safetensors file or a run folder")
+    model: str = _option("a .safetensors file, a run folder, or a noise profile")
     count: int = _option("noisy images per clean image, each with a camera and an ISO of its own", 1)
     cameras: str | None = _option("cameras to draw from, comma-separated; default: all that the model knows", None)
     isos: str | None = _option(
@@ -200,6 +200,42 @@ class SynthesizeOptions:
     workers: int = _option("processes that work; 0 works in the main process", 0)
     device: str = _option("cpu, cuda or auto", "auto")
     overwrite: bool = _option("begin anew in a folder that is not empty", False)
+
+
+@dataclass(kw_only=True)
+class CalibrateOptions:
+    """What frames of one's own camera are, and what their files do not say."""
+
+    out: str = _option("the profile to write, a .json file")
+    report: str | None = _option("also write a page with the pictures of every check, a .html file", None)
+    dark: list[str] | None = _option(
+        "frames with the lens capped: files, or patterns in quotes such as 'dark*.dng'", None
+    )
+    flat: list[str] | None = _option("frames of an evenly lit surface, two of each level or more", None)
+    burst: list[str] | None = _option(
+        "frames of a scene in which nothing moves; the frames of one pattern, or of one file that holds several, are "
+        "a burst",
+        None,
+    )
+    single: list[str] | None = _option("pictures of anything, for a rough estimate from their flattest blocks", None)
+    ptc: str | None = _option(
+        "photon-transfer points that are measured already, and no frames: a CSV with the columns iso, mean, sigma", None
+    )
+    black: str | None = _option(
+        "black level in codes, where the files do not say: one, or four, comma-separated, of R, G on R rows, G on B "
+        "rows, B",
+        None,
+    )
+    white: float | None = _option("white level in codes, where the files do not say", None)
+    iso: float | None = _option("ISO speed of all frames, where the files do not say", None)
+    exposure: float | None = _option("exposure time of all frames in seconds, where the files do not say", None)
+    camera: str | None = _option("name of the camera, where the files do not say", None)
+    cfa: str | None = _option(
+        "colour filter pattern, where the files do not say: RGGB, BGGR, GRBG, GBRG, or mono for none", None
+    )
+    size: str | None = _option("height and width of bare pixels without a header, as HxW", None)
+    dtype: str | None = _option("type of bare pixels: uint16le, uint16be, uint8, float32le, …", None)
+    overwrite: bool = _option("replace files that are there already", False)
 
 
 @dataclass(kw_only=True)

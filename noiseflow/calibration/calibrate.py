@@ -22,6 +22,7 @@ from noiseflow.calibration.stacks import stack_statistics
 from noiseflow.calibration.transfer import Line, Points, black_shift, fit_colours, fit_line, points_of
 from noiseflow.calibration.verdict import Targets, Verdict, judge
 from noiseflow.errors import UserError
+from noiseflow.progress import SILENT, Progress, track
 
 _PILE = 5e-4  # share of a frame's pixels at one highest code that shows saturation
 
@@ -58,7 +59,9 @@ class _Curve:
     warnings: tuple[str, ...]
 
 
-def calibrate(frames: Sequence[FrameSet], targets: Targets | None = None, *, source: str = "") -> Calibration:
+def calibrate(
+    frames: Sequence[FrameSet], targets: Targets | None = None, *, source: str = "", progress: Progress = SILENT
+) -> Calibration:
     """Fit the noise parameters of a camera to frames of it.
 
     Each ISO has parameters of its own: the conversion gain K, the slope of variance over mean of flats and bursts
@@ -70,6 +73,7 @@ def calibrate(frames: Sequence[FrameSet], targets: Targets | None = None, *, sou
         frames: one set for each ISO, of one camera.
         targets: half widths of the intervals that are wanted; the usual ones if not given.
         source: where the frames come from, for the profile.
+        progress: what shows how many ISOs are done.
 
     Raises:
         UserError: no frames, two sets of one ISO, more than one camera or CFA, or codes that are no whole numbers.
@@ -87,7 +91,10 @@ def calibrate(frames: Sequence[FrameSet], targets: Targets | None = None, *, sou
     fits = fit_darks(statistics, [len(group.darks) for group in with_darks])
     known = {group.iso: pair for group, *pair in zip(with_darks, statistics, fits, strict=True)}
 
-    curves = [_one_iso(group, step, *known.get(group.iso, (None, None))) for group in frames]
+    curves = [
+        _one_iso(group, step, *known.get(group.iso, (None, None)))
+        for group in track(frames, total=len(frames), description="fitting", progress=progress)
+    ]
     gains = {g.iso: c.profile.gain_dn_per_e for g, c in zip(frames, curves, strict=True) if c.profile.gain_dn_per_e}
     law = gain_law(gains)
     both = [(c.profile.gain_dn_per_e, c.read) for c in curves if c.profile.gain_dn_per_e and c.read]

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
+from noiseflow.calibration.diagnostics import IsoDiagnostics, TransferCurve
 from noiseflow.calibration.frames import FloatArray
 from noiseflow.calibration.laws import gain_law, read_law, root
 from noiseflow.calibration.profile import Estimate, IsoProfile, Profile
@@ -83,6 +84,27 @@ def calibrate_points(
         read_noise_post_dn=read_parts.post_dn, gain_segments=law.segments,
         warnings=(*warnings, *law.breaks, *read_parts.warnings), source=source,
     )  # fmt: skip
+
+
+def diagnose_points(points: Mapping[float, ArrayLike], *, black: float | None = None) -> tuple[IsoDiagnostics, ...]:
+    """The points of each ISO with the line through them, to plot; their errors are the scatter of all ISOs together.
+
+    Args:
+        points: as `calibrate_points` takes them.
+        black: likewise; without it, means keep the pedestal.
+    """
+    tables = {iso: np.asarray(points[iso], np.float64) for iso in sorted(points)}
+    lines = {iso: _line(table, black or 0.0) if len(table) > 1 else None for iso, table in tables.items()}
+    sums = sum(line.chi2 * line.freedom for line in lines.values() if line is not None)
+    scatter = math.sqrt(sums / max(sum(line.freedom for line in lines.values() if line is not None), 1))
+    out = []
+    for iso, line in lines.items():
+        mean, variance = tables[iso][:, 0] - (black or 0.0), tables[iso][:, 1] ** 2
+        fitted = variance if line is None else line.intercept + line.slope * mean
+        number = np.arange(mean.size, dtype=np.float64)
+        curve = TransferCurve(mean, variance, np.abs(fitted) * scatter, fitted, np.zeros(mean.size), number)
+        out.append(IsoDiagnostics(iso, transfer=curve, line=line))
+    return tuple(out)
 
 
 def _line(table: FloatArray, black: float) -> Line | None:

@@ -95,7 +95,7 @@ def write_profile(profile: Profile, path: Path | str) -> None:
     Raises:
         ValueError: a number that is not finite.
     """
-    text = json.dumps(_encoded(profile), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(encoded(profile), indent=2, ensure_ascii=False, allow_nan=False)
     write_atomically(Path(path), text.encode() + b"\n")
 
 
@@ -158,23 +158,23 @@ def _key(iso: float) -> str:
     return str(int(iso)) if iso == int(iso) else repr(iso)
 
 
-def _encoded(value: Any) -> Any:
+def encoded(value: Any) -> Any:
     """A value as JSON knows it."""
     if isinstance(value, Profile):
         out: dict[str, Any] = {"format": FORMAT}
         for each in fields(value):
             inner = getattr(value, each.name)
             if each.name == "gain_segments":
-                out["gain_law"] = {"segments": _encoded(inner)} if inner else None
+                out["gain_law"] = {"segments": encoded(inner)} if inner else None
             else:
-                out[each.name] = _encoded(inner)
+                out[each.name] = encoded(inner)
         return out
     if isinstance(value, (Estimate, IsoProfile)):
-        return {each.name: _encoded(getattr(value, each.name)) for each in fields(value)}
+        return {each.name: encoded(getattr(value, each.name)) for each in fields(value)}
     if isinstance(value, dict):
-        return {_key(iso): _encoded(one) for iso, one in sorted(value.items())}
+        return {_key(iso): encoded(one) for iso, one in sorted(value.items())}
     if isinstance(value, tuple):
-        return [_encoded(one) for one in value]
+        return [encoded(one) for one in value]
     return value
 
 

@@ -29,7 +29,7 @@ DASHES = ("", "6 2", "2 2", "6 2 2 2", "4 2", "9 3")
 NOISE_SPAN = 3.0
 """Noise is shown from −3 to +3 standard deviations of the real noise."""
 
-_DPI = 200
+DPI = 200
 _LOG_RANGE = 4.0  # spectra that span more are drawn on a logarithmic scale
 _COLORS = 64  # of a drawn figure
 _LEAST_LIMIT = 0.01  # of the variance; below it, estimation error would be shown in full colour
@@ -146,12 +146,12 @@ def curve_sets(data: IntensityCurve, models: Mapping[str, IntensityCurve]) -> li
 
 def draw_curves(curves: CurveSet, names: list[str], theme: str) -> bytes:
     """Draw `curves_figure` as a PNG with a transparent background."""
-    return _drawn(curves_figure(curves, names, theme))
+    return drawn(curves_figure(curves, names, theme))
 
 
 def draw_spectrum(picture: StructurePicture, names: list[str], theme: str) -> bytes:
     """Draw `spectrum_figure` as a PNG with a transparent background."""
-    return _drawn(spectrum_figure(picture, names, theme))
+    return drawn(spectrum_figure(picture, names, theme))
 
 
 def draw_autocovariance(values: NDArray[np.floating], limit: float) -> bytes:
@@ -182,7 +182,7 @@ def curves_figure(curves: CurveSet, names: list[str], theme: str) -> Figure:
     from matplotlib.figure import Figure
 
     ink = INK[theme]
-    figure = Figure(figsize=(3.3, 3.1), dpi=_DPI, layout="constrained")
+    figure = Figure(figsize=(3.3, 3.1), dpi=DPI, layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2.4, 1))
     seen = np.isfinite(curves.data_std) & (curves.data_std > 0)
     x, std = curves.intensity[seen], curves.data_std[seen]
@@ -208,7 +208,7 @@ def curves_figure(curves: CurveSet, names: list[str], theme: str) -> Figure:
     lower.set_ylabel("deviation, %")
     lower.set_xlabel("clean intensity, linear units (√ scale)")
     for axes in (upper, lower):
-        _dress(axes, theme)
+        dress(axes, theme)
         _square_root_axis(axes)
     return figure
 
@@ -224,7 +224,7 @@ def spectrum_figure(picture: StructurePicture, names: list[str], theme: str) -> 
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
-    figure = Figure(figsize=(3.3, 2.1), dpi=_DPI, layout="constrained")
+    figure = Figure(figsize=(3.3, 2.1), dpi=DPI, layout="constrained")
     axes = figure.subplots()
     axes.axhline(1, color=INK[theme], lw=0.6)
     axes.plot(picture.frequency, picture.spectrum["real"], "o", color=INK[theme], ms=2.4, mew=0, zorder=3)
@@ -243,7 +243,7 @@ def spectrum_figure(picture: StructurePicture, names: list[str], theme: str) -> 
     axes.set_xlim(0, float(np.max(picture.frequency, initial=0.5)))
     axes.set_ylabel("power, 1 = white")
     axes.set_xlabel("frequency, cycles per pixel")
-    _dress(axes, theme)
+    dress(axes, theme)
     return figure
 
 
@@ -262,7 +262,7 @@ def draw_noise(noise: NDArray[np.floating], limit: float) -> bytes:
     return _png(np.clip(0.5 + noise / (2 * limit), 0.0, 1.0))
 
 
-def _drawn(figure: Figure) -> bytes:
+def drawn(figure: Figure) -> bytes:
     """A figure as a PNG of few colours: a third of the bytes, and no difference that the eye finds."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
@@ -300,7 +300,7 @@ def _square_root_axis(axes: Axes) -> None:
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
 
 
-def _dress(axes: Axes, theme: str) -> None:
+def dress(axes: Axes, theme: str) -> None:
     """Quiet frame, the theme's ink."""
     ink = INK[theme]
     axes.grid(color=GRID[theme], lw=0.6)
