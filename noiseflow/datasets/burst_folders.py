@@ -8,12 +8,13 @@ burst; their order is that of their names, numbers in them counting as numbers.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from noiseflow.datasets import sidd
 from noiseflow.datasets.base import FramePair
+from noiseflow.datasets.burst_checks import Finding
 from noiseflow.datasets.bursts import MAPS, Burst
 from noiseflow.datasets.dataset import SENSOR_FILE, read_sensor, recording_of
 from noiseflow.datasets.pairs import OPTIONAL, Levels, TableFrame, read_about, read_rows, split_value
@@ -29,7 +30,13 @@ _REQUIRED = ("frames", "camera", "iso")
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class BurstDataset(Selection[Burst]):
-    """Bursts of one domain; `frames` are the bursts."""
+    """Bursts of one domain; `frames` are the bursts.
+
+    Attributes:
+        findings: by name of a burst, what the guard rails found in it; empty where they were not asked.
+    """
+
+    findings: Mapping[str, Sequence[Finding]] = field(default_factory=dict)
 
     @property
     def bursts(self) -> tuple[Burst, ...]:

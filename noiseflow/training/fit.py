@@ -178,7 +178,7 @@ def open_chosen(options: FitOptions) -> NoiseDataset | BurstDataset:
     from noiseflow.training.fit_noisy import fit_for_training
 
     chosen = dataset.select(split=options.split, cameras=cameras, isos=isos, max_images=options.max_images)
-    return replace(chosen, frames=fit_for_training(chosen.bursts, keep=options.unfit == "keep"))
+    return fit_for_training(chosen, keep=options.unfit == "keep")
 
 
 def open_split(options: DataOptions, split: str, *, domain: str | None = None, condition: str = "raw") -> NoiseDataset:

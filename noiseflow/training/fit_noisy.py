@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from noiseflow.datasets import Burst, BurstDataset, BurstPatches, collate_frames
-from noiseflow.datasets.burst_checks import check_burst, refuse_or_warn
+from noiseflow.datasets.burst_checks import Finding, check_burst, refuse_or_warn
+from noiseflow.datasets.burst_report import burst_report
 from noiseflow.denoise import Denoiser, DnCNN, UNet, denoise
 from noiseflow.errors import UserError
 from noiseflow.files import load_denoiser, save
@@ -34,6 +35,9 @@ log = logging.getLogger(__name__)
 
 DENOISER_STEPS = 4000
 """Steps of the denoiser by default, on batches of 12 patches of 32×32."""
+
+EVIDENCE = "bursts.png"
+"""Name, in the run folder, of the picture of what the guard rails found; there is none where they found nothing."""
 
 PATCH = 32
 
@@ -68,19 +72,19 @@ def noisy_options(options: FitOptions) -> FitOptions:
     return replace(options, denoiser_steps=steps, patch=options.patch or PATCH, learning_rate=rate)
 
 
-def fit_for_training(bursts: Sequence[Burst], *, keep: bool = False) -> tuple[Burst, ...]:
-    """The bursts that the guard rails let pass; every finding is logged with its evidence.
+def fit_for_training(dataset: BurstDataset, *, keep: bool = False) -> BurstDataset:
+    """The bursts that the guard rails let pass, with the findings of all; every finding is logged.
 
     Args:
-        bursts: the bursts to look at (`noiseflow.datasets.burst_checks`).
+        dataset: the bursts to look at (`noiseflow.datasets.burst_checks`).
         keep: keep those with findings too.
 
     Raises:
         UserError: none is left.
     """
-    good = []
+    good, found, bursts = [], dict[str, Sequence[Finding]](), dataset.bursts
     for burst in bursts:
-        findings = check_burst(burst)
+        found[burst.name] = findings = check_burst(burst)
         refuse_or_warn(findings, burst.name, allow=keep or len(bursts) > 1)
         if not findings or keep:
             good.append(burst)
@@ -89,7 +93,7 @@ def fit_for_training(bursts: Sequence[Burst], *, keep: bool = False) -> tuple[Bu
     if not good:
         raise UserError(f"expected bursts of still scenes, found something wrong with all {len(bursts)}: see above; "
                         "--unfit keep trains on them all the same")  # fmt: skip
-    return tuple(good)
+    return replace(dataset, frames=tuple(good), findings=found)
 
 
 def train_noisy(
@@ -102,6 +106,9 @@ def train_noisy(
     """Train a new model and its denoiser, from the start or from a checkpoint, and save both; see `fit`."""
     assert options.steps is not None and options.denoiser_steps is not None and options.patch is not None
     out, bursts = Path(options.out), dataset.bursts
+    if any(dataset.findings.values()):
+        burst_report(dataset.findings, out / EVIDENCE)
+        log.warning("the evidence is drawn in %s", out / EVIDENCE)
     denoiser = _denoiser(options, bursts[0].channels)
     multiple = max(model.size_multiple if isinstance(model, Flow) else 1, denoiser.size_multiple)
     smallest = min(min(burst.size) for burst in bursts)

@@ -5,6 +5,7 @@ import dataclasses
 import signal
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -123,17 +124,22 @@ def test_bursts_that_moved_are_left_out(tmp_path, caplog):
             frame = scene[:, move * k :][:, :96] + 0.02 * rng.standard_normal((96, 96))
             np.save(tmp_path / f"{name}_{k}.npy", frame.astype(np.float32))
     (tmp_path / "bursts.csv").write_text("frames,camera,iso\nstill_*.npy,C,100\nmoved_*.npy,C,100\n")
-    bursts = open_bursts(tmp_path, black=0, white=1).bursts
-    kept = fit_for_training(bursts)
+    dataset = open_bursts(tmp_path, black=0, white=1)
+    chosen = fit_for_training(dataset)
+    kept = chosen.bursts
     assert [burst.frames[0].files[0].name for burst in kept] == ["still_0.npy"]
     assert "moved camera" in caplog.text
     assert "left out" in caplog.text
-    assert len(fit_for_training(bursts, keep=True)) == 2
-    moved = [burst for burst in bursts if burst not in kept]
+    assert [len(found) for found in chosen.findings.values()] == [0, 1]
+    assert len(fit_for_training(dataset, keep=True).bursts) == 2
+    moved = tuple(burst for burst in dataset.bursts if burst not in kept)
     with pytest.raises(UserError, match="moved camera"):
-        fit_for_training(moved)
+        fit_for_training(dataclasses.replace(dataset, frames=moved))
     with pytest.raises(UserError, match="found something wrong with all 2"):
-        fit_for_training(moved * 2)
+        fit_for_training(dataclasses.replace(dataset, frames=moved * 2))
+    run = tmp_path / "run"
+    assert fit(dataclasses.replace(options(tmp_path, run), black=0, white=1, steps=1, denoiser_steps=1))
+    assert cv2.imread(str(run / "bursts.png")).shape[1] == 1000  # 10 inches at 100 dots each
 
 
 class Blur(Denoiser):
