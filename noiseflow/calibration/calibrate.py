@@ -13,7 +13,7 @@ from noiseflow.calibration.darks import CLIPPED, DarkFit, Darks, code_step, dark
 from noiseflow.calibration.diagnostics import IsoDiagnostics, line_spectra, read_plot, transfer_curve
 from noiseflow.calibration.findings import Evidence, Finding, find_faults
 from noiseflow.calibration.frames import FloatArray, FrameSet
-from noiseflow.calibration.laws import gain_law, read_law, root
+from noiseflow.calibration.laws import at_most, gain_law, read_law, root
 from noiseflow.calibration.motion import burst_shift
 from noiseflow.calibration.pattern import OddPixels, odd_pixels, sensitivity
 from noiseflow.calibration.profile import Estimate, IsoProfile, Profile
@@ -225,7 +225,7 @@ def _read_of_line(line: Line, group: FrameSet, step: float, black_se: float) -> 
     error = math.hypot(math.sqrt(line.covariance[1, 1]), line.slope * black_se)
     found = root(line.intercept - step**2 / 12, error)
     if found.low == 0:
-        return None, (f"read noise is not identifiable from the flats: it is at most {found.high:.3g} DN",)
+        return None, (f"read noise is not identifiable from the flats: {at_most(found)}",)
     return found, ("read noise is that of the flats at the known black level, not of darks",)
 
 

@@ -122,6 +122,13 @@ def read_law(gains: Sequence[Estimate], stds: Sequence[Estimate]) -> ReadLaw:
     return ReadLaw(parts[0], parts[1], tuple(warnings))
 
 
+def at_most(read: Estimate) -> str:
+    """What is known of read noise whose interval begins at 0 DN."""
+    if read.high > 0:
+        return f"it is at most {read.high:.3g} DN"
+    return "less variance is left at black than none; the black level is probably lower than was said"
+
+
 def root(value: float, error: float) -> Estimate:
     """The square root of a number >= 0 that is known with a standard error, with its 95 % interval."""
     low, high = value - 1.96 * error, value + 1.96 * error

@@ -11,7 +11,7 @@ from scipy import stats
 
 from noiseflow.calibration.diagnostics import IsoDiagnostics, TransferCurve
 from noiseflow.calibration.frames import FloatArray
-from noiseflow.calibration.laws import gain_law, read_law, root
+from noiseflow.calibration.laws import at_most, gain_law, read_law, root
 from noiseflow.calibration.profile import Estimate, IsoProfile, Profile
 from noiseflow.calibration.transfer import Line, Points, weighted_line
 from noiseflow.errors import UserError
@@ -72,7 +72,7 @@ def calibrate_points(
         if read is not None and read.low > 0:
             reads[iso] = read
         elif read is not None:
-            warnings.append(f"ISO {iso:g}: read noise cannot be told from 0: at most {read.high:.3g} DN")
+            warnings.append(f"ISO {iso:g}: read noise cannot be told from 0: {at_most(read)}")
         isos[iso] = IsoProfile(gain_dn_per_e=gains[iso], read_noise_dn=reads.get(iso))
     if black is None:
         warnings.append("read noise is not identifiable from these points without the black level")

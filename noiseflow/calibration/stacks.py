@@ -79,7 +79,7 @@ def stack_statistics(stack: Codes, frames: FrameSet) -> Stack:
     count, height, width = stack.shape
     codes = stack.astype(np.float32)
     fixed = codes.mean(axis=0, dtype=np.float64)
-    rest = (codes - fixed).astype(np.float32)
+    rest = np.subtract(codes, fixed, out=np.empty_like(codes), casting="same_kind")  # no copy in float64
     by_frame = rest.mean(axis=(1, 2), dtype=np.float64)
     rows = rest.mean(axis=2, dtype=np.float64) - by_frame[:, None]
     columns = rest.mean(axis=1, dtype=np.float64) - by_frame[:, None]

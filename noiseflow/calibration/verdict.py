@@ -51,6 +51,11 @@ class Advice:
     more: int
     why: str
 
+    @property
+    def frames(self) -> str:
+        """How many more of what, in words."""
+        return f"{self.more} more {self.what if self.more > 1 else self.what.removesuffix('s')}"
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -72,7 +77,7 @@ class Verdict:
     def __str__(self) -> str:
         if self.enough:
             return "enough frames"
-        return "; ".join(f"shoot {a.more} more {a.what} at ISO {a.iso:g} ({a.why})" for a in self.advice)
+        return "; ".join(f"shoot {a.frames} at ISO {a.iso:g} ({a.why})" for a in self.advice)
 
 
 def judge(profile: Profile, frames: Sequence[FrameSet], targets: Targets) -> Verdict:
@@ -87,7 +92,7 @@ def judge(profile: Profile, frames: Sequence[FrameSet], targets: Targets) -> Ver
         wanted: list[tuple[int, str]] = []
         if darks < 2:
             wanted.append((max(5 - darks, 0), "read and row noise take at least two, five are usual"))
-        elif found.read_noise_dn is not None:
+        elif found.read_noise_dn is not None and any(found.black_dn):  # without, darks are clipped
             for ratio, name in _dark_ratios(found.read_noise_dn, found.row_noise_dn, found.column_noise_dn,
                                             found.tukey_lambda, targets):  # fmt: skip
                 wanted.append((_more(darks - 1, ratio), f"for the {name}"))

@@ -119,6 +119,7 @@ def test_clipped_darks_leave_the_gain_and_say_so():
     assert holds(one.read_noise_dn, camera.read_noise_dn(800))
     assert one.read_noise_dn.high > 1.1 * one.read_noise_dn.low
     assert [finding.kind for finding in found.findings] == ["clipped black"]
+    assert not [advice for advice in found.verdict.advice if advice.what == "darks"]  # more of them would not help
     assert any("cut off" in warning for warning in found.profile.warnings)
 
 
