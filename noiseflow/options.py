@@ -85,8 +85,12 @@ class FitOptions(DataOptions):
     )
     steps: int | None = _option("training steps; default: the architecture's own", None)
     batch: int = _option("patches per step", 12)
-    patch: int = _option("side of the patches, in packed pixels (raw) or pixels (sRGB)", 64)
-    learning_rate: float = _option("peak of the one-cycle schedule", 4e-3)
+    patch: int | None = _option(
+        "side of the patches, in packed pixels (raw) or pixels (sRGB); default 64, with --noisy-only 32", None
+    )
+    learning_rate: float | None = _option(
+        "peak of the one-cycle schedule; default 4e-3. With --method published constant, default 1e-3", None
+    )
     mean_weight: float | None = _option(
         "weight of the squared bias of the flow's own draws, by intensity, beside the mass; default 1 for srgb_flow, "
         "whose layers would draw too bright or too dark a noise without it, 0 for the others",
@@ -95,6 +99,19 @@ class FitOptions(DataOptions):
     hidden: int | None = _option("channels of the couplings' hidden layers; default: the architecture's own", None)
     layers: str | None = _option("order of noise_flow's layers, such as sdn|unc|unc|gain|unc|unc", None)
     keep: Literal["last", "best"] = _option("save the last step, or the best one on the validation scenes", "last")
+    noisy_only: bool = _option(
+        "learn from bursts of noisy frames, without clean images; trains a denoiser beside the noise model", False
+    )
+    method: Literal["unbiased", "published"] = _option(
+        "how --noisy-only learns: from differences between frames, or by the joint loss of Noise2NoiseFlow (with "
+        "--model noise_flow_paper)",
+        "unbiased",
+    )
+    denoiser: str = _option("the denoiser that --noisy-only trains: dncnn, unet, or a file to go on from", "dncnn")
+    denoiser_steps: int | None = _option(
+        "training steps of the denoiser before those of the noise model; default 4000, with --method published 0", None
+    )
+    weight: float = _option("weight of the squared error in the published loss", 262144.0)
 
 
 @dataclass(kw_only=True)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from jaxtyping import Float
@@ -27,6 +28,15 @@ LARGEST_BROKEN_PART = 1e-3
 _LATTICE_TOLERANCE = 0.01
 _FEWEST_CODES = 64
 _CLIP_SLACK = 1e-6
+
+
+class Recorded(Protocol):
+    """What data sets are divided by: a pair of frames, or a burst."""
+
+    name: str
+    scene: str
+    camera: str
+    iso: float
 
 
 @dataclass(frozen=True, eq=False)

@@ -46,6 +46,15 @@ class Levels:
     lsb: float | None = None
 
 
+@dataclass(frozen=True)
+class About:
+    """What a row of a table says about the frames that it names."""
+
+    iso: float
+    cfa: str | None
+    levels: Levels
+
+
 def read_table(
     path: Path, *, black: float | None = None, white: float | None = None
 ) -> tuple[tuple[FramePair, ...], dict[str, str] | None]:
@@ -62,50 +71,89 @@ def read_table(
     Raises:
         UserError: the header or a row is not as described above; the row is named.
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True, skipinitialspace=True)
-            header = [name.strip().lower() for name in reader.fieldnames or ()]
-            _check_header(path, header)
-            reader.fieldnames = header
-            rows = [(f"{path}, line {reader.line_num}", row) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: expected a CSV file in UTF-8, could not read it: {error}") from error
-    if not rows:
-        raise UserError(f"{path}: expected a row for each pair, got none")
+    header, rows = read_rows(path, REQUIRED, OPTIONAL, "pair")
     frames: dict[str, FramePair] = {}
     split: dict[str, str] = {}
-    for where, row in rows:
-        if None in row or None in row.values():
-            raise UserError(f"{where}: expected {len(header)} values, as the header has, got another number")
-        values = {name: value.strip() for name, value in row.items()}
+    for where, values in rows:
         frame = _frame(where, path.parent, values, Levels(black, white))
         if frame.name in frames:
             raise UserError(f"{where}: expected every noisy file once, got {frame.name} again")
         frames[frame.name] = frame
         if "split" in header:
-            split[frame.name] = values["split"].lower()
-            if split[frame.name] not in ("train", "test"):
-                raise UserError(f"{where}: expected split train or test, got {values['split']!r}")
+            split[frame.name] = split_value(where, values)
     if len({frame.cfa is None for frame in frames.values()}) > 1:
         raise UserError(f"{path}: expected a cfa in every row or in none, got it in some; split the table in two")
     return tuple(frames.values()), split if "split" in header else None
 
 
-def _check_header(path: Path, header: list[str]) -> None:
-    missing = [name for name in REQUIRED if name not in header]
+def read_rows(
+    path: Path, required: tuple[str, ...], optional: tuple[str, ...], what: str
+) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
+    """The header and the rows of a table, each row with the words that name it in an error.
+
+    Args:
+        path: a CSV file in UTF-8.
+        required: columns that must be there.
+        optional: columns that may be.
+        what: what a row stands for.
+
+    Raises:
+        UserError: the file cannot be read, lacks a column, or has a row of another length or none at all.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, strict=True, skipinitialspace=True)
+            header = [name.strip().lower() for name in reader.fieldnames or ()]
+            _check_header(path, header, required, optional)
+            reader.fieldnames = header
+            rows = [(f"{path}, line {reader.line_num}", row) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: expected a CSV file in UTF-8, could not read it: {error}") from error
+    if not rows:
+        raise UserError(f"{path}: expected a row for each {what}, got none")
+    for where, row in rows:
+        if None in row or None in row.values():
+            raise UserError(f"{where}: expected {len(header)} values, as the header has, got another number")
+    return header, [(where, {name: value.strip() for name, value in row.items()}) for where, row in rows]
+
+
+def _check_header(path: Path, header: list[str], required: tuple[str, ...], optional: tuple[str, ...]) -> None:
+    missing = [name for name in required if name not in header]
     if missing or len(set(header)) < len(header):
         raise UserError(
-            f"{path}: expected a header with {','.join(REQUIRED)} (optional: {','.join(OPTIONAL)}), each once, "
+            f"{path}: expected a header with {','.join(required)} (optional: {','.join(optional)}), each once, "
             f"got {','.join(header) or 'nothing'}"
         )
-    unknown = [name for name in header if name not in REQUIRED + OPTIONAL]
+    unknown = [name for name in header if name not in required + optional]
     if unknown:
         _log.warning("%s: columns %s mean nothing here and are not used", path, ", ".join(unknown))
 
 
+def split_value(where: str, row: Mapping[str, str]) -> str:
+    """The split that a row names."""
+    split = row["split"].lower()
+    if split not in ("train", "test"):
+        raise UserError(f"{where}: expected split train or test, got {row['split']!r}")
+    return split
+
+
 def _frame(where: str, folder: Path, row: Mapping[str, str], default: Levels) -> FramePair:
-    for name in ("noisy", "clean", "camera"):
+    about = read_about(where, row, ("noisy", "clean", "camera"))
+    return TableFrame(
+        name=Path(row["noisy"]).as_posix(),
+        scene=row.get("scene") or Path(row["clean"]).as_posix(),
+        camera=row["camera"],
+        iso=about.iso,
+        files=(folder / row["noisy"], folder / row["clean"]),
+        cfa=about.cfa,
+        own=about.levels,
+        default=default,
+    )
+
+
+def read_about(where: str, row: Mapping[str, str], filled: tuple[str, ...]) -> About:
+    """What a row says about its frames; the columns `filled` must not be empty."""
+    for name in filled:
         if not row[name]:
             raise UserError(f"{where}: expected a value for {name}, got none")
     iso = _number(where, row, "iso")
@@ -117,16 +165,7 @@ def _frame(where: str, folder: Path, row: Mapping[str, str], default: Levels) ->
     own = Levels(*(_number(where, row, name) for name in ("black", "white", "lsb")))
     if own.lsb is not None and own.lsb < 0:
         raise UserError(f"{where}: expected an lsb of 0 or above, got {own.lsb}")
-    return TableFrame(
-        name=Path(row["noisy"]).as_posix(),
-        scene=row.get("scene") or Path(row["clean"]).as_posix(),
-        camera=row["camera"],
-        iso=iso,
-        files=(folder / row["noisy"], folder / row["clean"]),
-        cfa=cfa,
-        own=own,
-        default=default,
-    )
+    return About(iso, cfa, own)
 
 
 def _number(where: str, row: Mapping[str, str], name: str) -> float | None:
@@ -209,6 +248,14 @@ class TableFrame(FramePair):
         if not black < white:
             raise UserError(f"{path}: expected black below white, got {black:g} and {white:g}")
         return black, white
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Black level, and code units from it to white: linear = (stored − black)/width; 0 and 1 for floats."""
+        if decoded(self.files[0]).dtype.kind == "f":
+            return 0.0, 1.0
+        black, white = self._levels(self.files[0])
+        return black, white - black
 
     def _declared(self) -> tuple[Float[Tensor, "c"], tuple[float, float] | None]:
         path, own = self.files[0], self._own

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from noiseflow.datasets.base import FramePair, Pair
@@ -22,7 +26,55 @@ _FRAME_ORDER, _WINDOW_ORDER, _PLACE = 1, 2, 3
 _ATTEMPTS = 64
 
 
-class PatchDataset(Dataset[Pair]):
+class _Source(Protocol):
+    """What patches are cut from."""
+
+    name: str
+    files: tuple[Path, ...]
+
+    @property
+    def cfa(self) -> str | None: ...
+
+    @property
+    def size(self) -> tuple[int, int]: ...
+
+
+class _Patch(Protocol):
+    """What is cut."""
+
+    @property
+    def is_finite(self) -> bool: ...
+
+
+SourceT = TypeVar("SourceT", bound=_Source)
+PatchT = TypeVar("PatchT", bound=_Patch)
+
+
+class Cut(NamedTuple):
+    """One place to cut, and how to mirror what was cut.
+
+    Attributes:
+        rectangle: top, left, height and width of what is to be read; with a cell more along the mirrored sides.
+        origin: the place that was drawn.
+        cfa: pattern of the frame.
+        vertical: whether to turn the rows round.
+        horizontal: whether to turn the columns round.
+    """
+
+    rectangle: tuple[int, int, int, int]
+    origin: tuple[int, int]
+    cfa: str | None
+    vertical: bool
+    horizontal: bool
+
+    def turn(self, image: Tensor) -> Tensor:
+        """Mirror the pixels of the rectangle, `(…, C, h, w)`."""
+        if self.cfa is not None:
+            return mirror_packed(image, self.cfa, vertical=self.vertical, horizontal=self.horizontal)
+        return image.flip([axis for axis, turned in ((-2, self.vertical), (-1, self.horizontal)) if turned])
+
+
+class Patches(Dataset[PatchT], ABC, Generic[SourceT, PatchT]):
     """Random patches: item g is a pure function of (seed, g), in whatever process or order it is asked for.
 
     Every epoch gives each frame `patches_per_frame` patches. Frames come in a new order each epoch and are
@@ -50,7 +102,7 @@ class PatchDataset(Dataset[Pair]):
 
     def __init__(
         self,
-        frames: Sequence[FramePair],
+        frames: Sequence[SourceT],
         patch: int,
         seed: int,
         length: int,
@@ -77,7 +129,7 @@ class PatchDataset(Dataset[Pair]):
     def __len__(self) -> int:
         return self.length
 
-    def frame_of(self, g: int) -> FramePair:
+    def frame_of(self, g: int) -> SourceT:
         """The frame that item g is cut from."""
         epoch, place = divmod(g, len(self.frames) * self.patches_per_frame)
         window, place = divmod(place, self.window * self.patches_per_frame)
@@ -92,7 +144,7 @@ class PatchDataset(Dataset[Pair]):
             self._last = (epoch, window), [members[n // self.patches_per_frame] for n in shuffled]
         return self._last[1]
 
-    def __getitem__(self, g: int) -> Pair:
+    def __getitem__(self, g: int) -> PatchT:
         if not 0 <= g < self.length:
             raise IndexError(f"expected an item from 0 to {self.length - 1}, got {g}")
         frame = self.frame_of(g)
@@ -106,32 +158,31 @@ class PatchDataset(Dataset[Pair]):
             f"{frame.files[0]}: expected a patch without NaN, found none in {_ATTEMPTS} places; choose a smaller patch"
         )
 
-    def _cut(self, frame: FramePair, g: int, attempt: int) -> Pair:
+    @abstractmethod
+    def _read(self, frame: SourceT, cut: Cut, draw: int) -> PatchT:
+        """The patch at one place; `draw` is a number from 0 to 2⁶³ − 1 for what is left to chance."""
+
+    def _cut(self, frame: SourceT, g: int, attempt: int) -> PatchT:
         rows, columns = self._places(frame)
         # 63 bits modulo a few thousand places: uneven by less than 1e-15
-        draws = combine(self.seed, _PLACE, g, attempt, torch.arange(4)) & (2**63 - 1)
+        draws = combine(self.seed, _PLACE, g, attempt, torch.arange(5)) & (2**63 - 1)
         top, left = int(draws[0]) % rows, int(draws[1]) % columns
         vertical, horizontal = (self.augment and bool(draws[n] >> 62) for n in (2, 3))
         if frame.cfa is None:
-            pair = frame.read(top, left, self.patch, self.patch)
-            axes = [axis for axis, turned in ((-2, vertical), (-1, horizontal)) if turned]
-            return replace(pair, noisy=pair.noisy.flip(axes), clean=pair.clean.flip(axes), origin=(top, left))
-        vertical, horizontal = vertical and rows > 1, horizontal and columns > 1
-        pair = frame.read(
-            # the extra cell lies behind the patch, or before it at the frame's far end
-            min(top, rows - 2) if vertical else top,
-            min(left, columns - 2) if horizontal else left,
-            self.patch + vertical,
-            self.patch + horizontal,
-        )
-        noisy, clean = (
-            mirror_packed(image, frame.cfa, vertical=vertical, horizontal=horizontal)
-            for image in (pair.noisy, pair.clean)
-        )
-        srgb = None if pair.srgb is None else mirror(pair.srgb, vertical=vertical, horizontal=horizontal)
-        return replace(pair, noisy=noisy, clean=clean, srgb=srgb, origin=(top, left))
+            cut = Cut((top, left, self.patch, self.patch), (top, left), None, vertical, horizontal)
+        else:
+            vertical, horizontal = vertical and rows > 1, horizontal and columns > 1
+            rectangle = (
+                # the extra cell lies behind the patch, or before it at the frame's far end
+                min(top, rows - 2) if vertical else top,
+                min(left, columns - 2) if horizontal else left,
+                self.patch + vertical,
+                self.patch + horizontal,
+            )
+            cut = Cut(rectangle, (top, left), frame.cfa, vertical, horizontal)
+        return self._read(frame, cut, int(draws[4]))
 
-    def _places(self, frame: FramePair) -> tuple[int, int]:
+    def _places(self, frame: SourceT) -> tuple[int, int]:
         """Number of rows and columns that a patch can begin at."""
         height, width = frame.size
         if self.patch > min(height, width):
@@ -144,6 +195,17 @@ class PatchDataset(Dataset[Pair]):
     def _shuffled(self, count: int, *purpose: int) -> list[int]:
         keys = combine(self.seed, *purpose, torch.arange(count))
         return torch.argsort(keys, stable=True).tolist()
+
+
+class PatchDataset(Patches[FramePair, Pair]):
+    """Random patches of noisy–clean pairs, as `Patches` has them."""
+
+    def _read(self, frame: FramePair, cut: Cut, draw: int) -> Pair:
+        pair = frame.read(*cut.rectangle)
+        srgb = pair.srgb
+        if srgb is not None:
+            srgb = mirror(srgb, vertical=cut.vertical, horizontal=cut.horizontal)
+        return replace(pair, noisy=cut.turn(pair.noisy), clean=cut.turn(pair.clean), srgb=srgb, origin=cut.origin)
 
 
 def tiles(frame_size: tuple[int, int], tile: int) -> list[tuple[int, int, int, int]]:

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from noiseflow.datasets.base import UNCLIPPED, FramePair
+from noiseflow.datasets.base import UNCLIPPED, FramePair, Recorded
 from noiseflow.datasets.decoded import decoded
 from noiseflow.errors import DefectError, UserError
 from noiseflow.raw.cfa import pack
@@ -60,7 +60,7 @@ class Half:
     unused: list[Path] = field(default_factory=list)
 
 
-def instance_number(frame: FramePair) -> int:
+def instance_number(frame: Recorded) -> int:
     """The instance of a SIDD frame: first field of its folder's name."""
     return int(frame.name.split("_", 1)[0])
 
@@ -82,7 +82,12 @@ def tree_root(instances: list[Path]) -> Path:
 
 
 def scan(
-    root: Path, *, black: float | None = None, white: float | None = None, pictures: bool = False
+    root: Path,
+    *,
+    black: float | None = None,
+    white: float | None = None,
+    pictures: bool = False,
+    truth: bool = True,
 ) -> dict[str, Half]:
     """Find the frame pairs of a tree by their names; no frame is opened.
 
@@ -91,6 +96,7 @@ def scan(
         black: black level in codes, in place of what the metadata files say.
         white: white level in codes, likewise.
         pictures: give every raw frame the clean picture of the sRGB half.
+        truth: False leaves ground truths alone: every noisy frame is paired with itself.
 
     Returns:
         The halves "raw" and "srgb".
@@ -102,11 +108,12 @@ def scan(
         for half, kind in ((raw, "RAW"), (srgb, "SRGB")):
             cleans, metadata = files.get(("GT", kind), {}), files.get(("METADATA", kind), {})
             noisies = files.get(("NOISY", kind), {})
-            if len(cleans) > 1 or not noisies:
+            if truth and (len(cleans) > 1 or not noisies):
                 half.unused += [path for number, path in cleans.items() if number not in noisies]
             for number, noisy in sorted(noisies.items()):
                 name = f"{folder.name}/{number}"
-                clean, about = _matching(cleans, number), _matching(metadata, number)
+                clean = _matching(cleans, number) if truth else noisy
+                about = _matching(metadata, number)
                 picture = _matching(files.get(("GT", "SRGB"), {}), number)
                 if float(iso) <= 0:
                     sentence = f"{folder}: expected an ISO above 0 in the folder's name, got {iso}"

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
-from noiseflow.datasets.base import FramePair
+from noiseflow.datasets.base import Recorded
 from noiseflow.datasets.sidd import PUBLISHED_TEST, PUBLISHED_TRAIN, instance_number
 
 TEST_FRACTION = 0.2
 
+RecordedT = TypeVar("RecordedT", bound=Recorded)
+
 
 def hold_out(
-    frames: Sequence[FramePair], fraction: float, minimum: int = 1
-) -> tuple[tuple[FramePair, ...], tuple[FramePair, ...]]:
+    frames: Sequence[RecordedT], fraction: float, minimum: int = 1
+) -> tuple[tuple[RecordedT, ...], tuple[RecordedT, ...]]:
     """Hold out whole scenes: the same ones on every machine, whatever order the frames come in.
 
     Scenes are taken in the order of the SHA-256 of their names until round(fraction · scenes), at least
@@ -45,20 +48,25 @@ def hold_out(
 
 
 def assign(
-    frames: Sequence[FramePair], *, column: Mapping[str, str] | None = None, published: bool = False
+    frames: Sequence[Recorded],
+    *,
+    column: Mapping[str, str] | None = None,
+    table: str = "pairs.csv",
+    published: bool = False,
 ) -> tuple[dict[str, str], str]:
     """Divide a data set into train and test.
 
     Args:
         frames: all its frames.
         column: frame name → "train" or "test", where the data set says so itself.
+        table: the file that says so.
         published: whether the instance lists of SIDD apply if instances of both occur.
 
     Returns:
         Frame name → "train" or "test" (frames in neither are left out), and a sentence that says the rule.
     """
     if column is not None:
-        return dict(column), "split column of pairs.csv"
+        return dict(column), f"split column of {table}"
     if published:
         instances = {instance_number(frame) for frame in frames}
         if instances & PUBLISHED_TRAIN and instances & PUBLISHED_TEST:

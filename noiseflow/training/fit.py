@@ -7,7 +7,6 @@ import logging
 import math
 import platform
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,16 @@ import torch
 import yaml
 from torch import Tensor
 
-from noiseflow.datasets import FramePair, NoiseDataset, collate, hold_out, open_dataset
+from noiseflow.datasets import (
+    Burst,
+    BurstDataset,
+    FramePair,
+    NoiseDataset,
+    collate,
+    hold_out,
+    open_bursts,
+    open_dataset,
+)
 from noiseflow.datasets.mean_truth import with_signal
 from noiseflow.errors import UserError
 from noiseflow.files import save, write_atomically
@@ -45,6 +53,9 @@ DEFAULT_STEPS = {"noise_flow": 1200, "glow": 1500, "noise_flow_paper": 1200, "sr
 _MEAN_WEIGHT = {"srgb_flow": 1.0}
 """Weight of the squared bias of a flow's draws where none is given; 0 for the others, whose draws hardly have one."""
 
+PATCH, LEARNING_RATE = 64, 4e-3
+"""Side of the patches and peak of the learning rate where none are asked for."""
+
 _INVERSIONS = 2
 _VALUES_PER_PAIR = 100_000
 _CALIBRATION_PATCH = 16  # many small ones: neighbouring values tell less than distant ones
@@ -70,12 +81,22 @@ def fit(options: FitOptions, progress: Progress = SILENT) -> bool:
         raise UserError(
             f"--condition srgb: expected a flow, got {options.model}; the baselines see the clean raw frame"
         )
-    dataset = open_split(options, options.split, condition=options.condition)
-    weight = _MEAN_WEIGHT.get(options.model, 0.0) if options.mean_weight is None else options.mean_weight
-    options = replace(options, domain=dataset.domain, steps=_steps(options), mean_weight=weight)  # type: ignore[arg-type]
+    if options.noisy_only:
+        from noiseflow.training.fit_noisy import noisy_options
+
+        options = noisy_options(options)
+    dataset = open_chosen(options)
+    options = replace(
+        options,
+        domain=dataset.domain,  # type: ignore[arg-type]
+        steps=_steps(options),
+        patch=options.patch or PATCH,
+        learning_rate=LEARNING_RATE if options.learning_rate is None else options.learning_rate,
+        mean_weight=_mean_weight(options),
+    )
     model = build(options, dataset)
     out = claim(options.out, overwrite=options.overwrite)
-    for name in ("model.safetensors", "metrics.csv", CHECKPOINT):
+    for name in ("model.safetensors", "denoiser.safetensors", "metrics.csv", CHECKPOINT):
         (out / name).unlink(missing_ok=True)  # with --overwrite: nothing of another run stays
     try:
         write_config(out, options, dataset)
@@ -90,12 +111,32 @@ def fit(options: FitOptions, progress: Progress = SILENT) -> bool:
 def complete(
     model: FittedModel,
     options: FitOptions,
-    dataset: NoiseDataset,
+    dataset: NoiseDataset | BurstDataset,
     checkpoint: dict[str, Any] | None,
     progress: Progress,
 ) -> bool:
     """Train a new model from the start or from a checkpoint, and save the model; see `fit`."""
-    out, started = Path(options.out), time.monotonic()
+    started = time.monotonic()
+    if isinstance(dataset, BurstDataset):
+        from noiseflow.training.fit_noisy import train_noisy
+
+        finished = train_noisy(model, dataset, options, checkpoint, progress)
+    else:
+        finished = _complete(model, options, dataset, checkpoint, progress)
+    out = Path(options.out)
+    environment = json.loads((out / "environment.json").read_text())
+    _write_environment(out, environment | {"seconds": round(time.monotonic() - started, 1)})
+    return finished
+
+
+def _complete(
+    model: FittedModel,
+    options: FitOptions,
+    dataset: NoiseDataset,
+    checkpoint: dict[str, Any] | None,
+    progress: Progress,
+) -> bool:
+    """The same on pairs of noisy and clean images."""
     train, validation = hold_out(dataset.frames, 0.1, 0) if options.model in DEFAULT_STEPS else (dataset.frames, ())
     if options.model in DEFAULT_STEPS and not validation:
         log.info("no scene can be held out for validation; training on all %d images", len(train))
@@ -111,14 +152,12 @@ def complete(
             _start(model, *patches)
     if isinstance(model, Flow):
         finished, scores = _train(model, train, validation, options, checkpoint, progress)
-    model.card = _card(options, dataset, train, validation, scores)
-    save(model, out / "model.safetensors")
-    environment = json.loads((out / "environment.json").read_text())
-    _write_environment(out, environment | {"seconds": round(time.monotonic() - started, 1)})
+    model.card = card_of(options, dataset, train, validation, scores)
+    save(model, Path(options.out) / "model.safetensors")
     return finished
 
 
-def write_config(out: Path, options: FitOptions, dataset: NoiseDataset) -> None:
+def write_config(out: Path, options: FitOptions, dataset: NoiseDataset | BurstDataset) -> None:
     """Write what repeats the run and where it was made, before it begins."""
     _write_environment(out, _environment(options) | {"data_hash": dataset.root_hash()})
     write_atomically(out / "config.yaml", yaml.safe_dump(as_dict(options), sort_keys=True).encode())
@@ -128,15 +167,18 @@ def _write_environment(out: Path, environment: dict[str, Any]) -> None:
     write_atomically(out / "environment.json", json.dumps(environment, indent=2).encode() + b"\n")
 
 
+def open_chosen(options: FitOptions) -> NoiseDataset | BurstDataset:
+    """The images, or with --noisy-only the bursts, that options select."""
+    if not options.noisy_only:
+        return open_split(options, options.split, condition=options.condition)
+    cameras, isos = _chosen(options)
+    dataset = open_bursts(options.data, domain=options.domain, black=options.black, white=options.white)
+    return dataset.select(split=options.split, cameras=cameras, isos=isos, max_images=options.max_images)
+
+
 def open_split(options: DataOptions, split: str, *, domain: str | None = None, condition: str = "raw") -> NoiseDataset:
     """The images that data options select; with condition srgb, raw ones with their clean picture."""
-    isos = listed(options.isos)
-    try:
-        numbers = None if isos is None else [float(iso) for iso in isos]
-    except ValueError:
-        raise UserError(f"--isos: expected numbers separated by commas, got {options.isos!r}") from None
-    if options.max_images is not None and options.max_images < 1:
-        raise UserError(f"--max-images: expected at least 1, got {options.max_images}")
+    cameras, isos = _chosen(options)
     dataset = open_dataset(
         options.data,
         domain=options.domain or domain,
@@ -144,10 +186,22 @@ def open_split(options: DataOptions, split: str, *, domain: str | None = None, c
         black=options.black,
         white=options.white,
     )
-    chosen = dataset.select(split=split, cameras=listed(options.cameras), isos=numbers, max_images=options.max_images)
+    chosen = dataset.select(split=split, cameras=cameras, isos=isos, max_images=options.max_images)
     if chosen.truth == "mean" and chosen.domain == "raw" and options.mean_truth == "invert":
         return invert_mean(chosen, options.seed)
     return chosen
+
+
+def _chosen(options: DataOptions) -> tuple[list[str] | None, list[float] | None]:
+    """The cameras and ISOs that options name; None for all."""
+    isos = listed(options.isos)
+    try:
+        numbers = None if isos is None else [float(iso) for iso in isos]
+    except ValueError:
+        raise UserError(f"--isos: expected numbers separated by commas, got {options.isos!r}") from None
+    if options.max_images is not None and options.max_images < 1:
+        raise UserError(f"--max-images: expected at least 1, got {options.max_images}")
+    return listed(options.cameras), numbers
 
 
 def invert_mean(dataset: NoiseDataset, seed: int) -> NoiseDataset:
@@ -226,14 +280,22 @@ def _start(flow: Flow, noisy: Tensor, shot: Shot) -> None:
 
 def _steps(options: FitOptions) -> int:
     steps = DEFAULT_STEPS.get(options.model, 0) if options.steps is None else options.steps
-    if steps < 0 or options.batch < 1 or options.patch < 1:
+    if steps < 0 or options.batch < 1 or (options.patch is not None and options.patch < 1):
         raise UserError("--steps, --batch, --patch: expected whole numbers that are not negative")
-    if options.mean_weight is not None and not 0 <= options.mean_weight < math.inf:
-        raise UserError(f"--mean-weight: expected a number of 0 or above, got {options.mean_weight:g}")
     return steps
 
 
-def build(options: FitOptions, dataset: NoiseDataset) -> FittedModel:
+def _mean_weight(options: FitOptions) -> float:
+    if options.mean_weight is None:
+        return 0.0 if options.noisy_only else _MEAN_WEIGHT.get(options.model, 0.0)
+    if not 0 <= options.mean_weight < math.inf:
+        raise UserError(f"--mean-weight: expected a number of 0 or above, got {options.mean_weight:g}")
+    if options.mean_weight and options.noisy_only:
+        raise UserError("--mean-weight: needs clean images, which --noisy-only does without")
+    return options.mean_weight
+
+
+def build(options: FitOptions, dataset: NoiseDataset | BurstDataset) -> FittedModel:
     """The model that options ask for, at its start.
 
     Raises:
@@ -242,6 +304,8 @@ def build(options: FitOptions, dataset: NoiseDataset) -> FittedModel:
     extra = {name: getattr(options, name) for name in ("hidden", "layers") if getattr(options, name) is not None}
     if options.model not in BASELINES:
         extra["condition"] = options.condition
+    if options.noisy_only and options.method == "published":
+        extra |= {"released": True, "norm": True}
     if options.model != "noise_flow" and "layers" in extra:
         raise UserError("--layers: only noise_flow takes an order of layers")
     if options.model in BASELINES and options.mean_weight:
@@ -265,13 +329,11 @@ def _train(
     progress: Progress,
 ) -> tuple[bool, dict[str, Any]]:
     """Run Lightning on the model, in place; whether it was finished, and the scores for the card."""
-    import lightning as L
-
     from noiseflow.training.likelihood import NoiseModelTask, PatchDataModule
-    from noiseflow.training.run import Checkpoints, MetricsFile, ShowProgress, StopOnInterrupt, Validation
+    from noiseflow.training.run import Validation
+    from noiseflow.training.trainer import run_trainer
 
-    assert options.steps is not None
-    out = Path(options.out)
+    assert options.steps is not None and options.patch is not None and options.learning_rate is not None
     first_step = 0 if checkpoint is None else int(checkpoint["noiseflow_step"])
     smallest = min(min(frame.size) for frame in train)
     patch = min(options.patch, smallest) // model.size_multiple * model.size_multiple
@@ -296,36 +358,19 @@ def _train(
         resume_from=checkpoint,
         source=lambda number: str(data.train_patches.frame_of(number).files[0]),
     )
-    interrupt = StopOnInterrupt()
     scored = Validation(max(50, options.steps // 10), options.steps) if validation else None
     if scored is not None and checkpoint is not None:
         scored.restore(checkpoint)
-    # In this order: a step is validated, then written down, then kept.
-    callbacks: list[L.Callback] = [] if scored is None else [scored]
-    callbacks += [
-        MetricsFile(out / "metrics.csv", scored),
-        Checkpoints(out / CHECKPOINT),
-        ShowProgress(progress, options.steps - first_step, scored),
-        interrupt,
-    ]
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
-        warnings.filterwarnings("ignore", category=FutureWarning, module="lightning")
-        trainer = L.Trainer(
-            max_steps=options.steps - first_step,
-            accelerator=accelerator(options.device),
-            devices=1,
-            gradient_clip_val=1.0,
-            limit_val_batches=0,  # the Validation callback counts steps from the very start
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            callbacks=callbacks,
-        )
-        trainer.fit(task, datamodule=data)
+    finished = run_trainer(
+        task,
+        data,
+        out=Path(options.out),
+        checkpoint=CHECKPOINT,
+        steps=options.steps,
+        accelerator=accelerator(options.device),
+        progress=progress,
+        scored=scored,
+    )
     scores: dict[str, Any] = {"steps": task.step}
     if scored is not None and scored.latest is not None and scored.best is not None:
         if options.keep == "best":
@@ -335,7 +380,7 @@ def _train(
         else:
             scores |= {"validated_at": scored.latest[0], "val_mass": scored.latest[1]}
     model.eval()
-    return not interrupt.stopped, scores
+    return finished, scores
 
 
 def accelerator(device: str) -> str:
@@ -352,10 +397,10 @@ def torch_device(device: str) -> torch.device:
     return torch.device("cuda" if accelerator(device) != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def _card(
+def card_of(
     options: FitOptions,
-    dataset: NoiseDataset,
-    train: Sequence[FramePair],
+    dataset: NoiseDataset | BurstDataset,
+    train: Sequence[FramePair] | Sequence[Burst],
     validation: Sequence[FramePair],
     scores: dict[str, Any],
 ) -> dict[str, Any]:
@@ -372,8 +417,8 @@ def _card(
         "data": {
             "root_hash": dataset.root_hash(),
             "domain": dataset.domain,
-            "truth": dataset.truth,
-            "clean": dataset.clean,
+            "truth": dataset.truth if isinstance(dataset, NoiseDataset) else "none",
+            "clean": dataset.clean if isinstance(dataset, NoiseDataset) else "none",
             "split": options.split,
             "split_protocol": dataset.split_protocol,
             "images": len(train),

@@ -43,9 +43,12 @@ class NoiseModelTask(L.LightningModule):
 
     Attributes:
         first_step: steps taken before this process began.
+        figures: names of the values that a step gives beside its loss, for `metrics.csv`.
 
     Logs `mass` and `val_mass`, −log mass in nats per value.
     """
+
+    figures: tuple[str, ...] = ("mass",)
 
     def __init__(
         self,
@@ -64,13 +67,17 @@ class NoiseModelTask(L.LightningModule):
         self.first_step = 0
         self.source = source
         self._shot: Shot | None = None
-        if resume_from is not None:
-            self.first_step = int(resume_from["noiseflow_step"])
-            self.load_state_dict(resume_from["state_dict"])
+        self._restore()
         self.steps = steps
         self.learning_rate = learning_rate
         self.mean_weight = mean_weight
         self.seed = seed
+
+    def _restore(self) -> None:
+        """Take weights and step of the checkpoint to go on from."""
+        if self.resume_from is not None:
+            self.first_step = int(self.resume_from["noiseflow_step"])
+            self.load_state_dict(self.resume_from["state_dict"])
 
     @property
     def step(self) -> int:
@@ -144,13 +151,9 @@ class NoiseModelTask(L.LightningModule):
         optimizer = torch.optim.Adam([p for p in self.parameters() if p.requires_grad], lr=self.learning_rate)
         if self.resume_from is not None:
             optimizer.load_state_dict(self.resume_from["optimizer_states"][0])
-        rise = max(1, self.steps // 10)
 
         def factor(since: int) -> float:
-            step = self.first_step + since
-            if step < rise:
-                return (step + 1) / rise
-            return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rise + 1) / (self.steps - rise + 1))))
+            return one_cycle(self.first_step + since, self.steps)
 
         for group in optimizer.param_groups:
             group["initial_lr"] = self.learning_rate  # a resumed optimizer remembers a rate that had moved
@@ -164,8 +167,9 @@ class NoiseModelTask(L.LightningModule):
             return
         assert self._shot is not None
         where = self._rows(self._shot, range(len(self._shot)))
-        for name, parameter in self.model.named_parameters():
+        for full_name, parameter in self.named_parameters():
             if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
+                name = full_name.removeprefix("model.")
                 raise NonFiniteError(f"the gradient of {name} is not finite at step {self.step + 1}; {where}")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -178,6 +182,14 @@ class NoiseModelTask(L.LightningModule):
         """Lightning cannot move frozen dataclasses by itself."""
         noisy, shot = batch
         return noisy.to(device), shot.to(device)
+
+
+def one_cycle(step: int, steps: int) -> float:
+    """A schedule relative to its peak: straight up for a tenth of the steps, down along a cosine for the rest."""
+    rise = max(1, steps // 10)
+    if step < rise:
+        return (step + 1) / rise
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rise + 1) / (steps - rise + 1))))
 
 
 class PatchDataModule(L.LightningDataModule):

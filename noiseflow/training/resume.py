@@ -15,7 +15,7 @@ import yaml
 from noiseflow.errors import UserError
 from noiseflow.options import FitOptions
 from noiseflow.progress import SILENT, Progress
-from noiseflow.training.fit import CHECKPOINT, build, complete, open_split, write_config
+from noiseflow.training.fit import CHECKPOINT, build, complete, open_chosen, write_config
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def resume(run: str | Path, changes: dict[str, Any], progress: Progress = SILENT
         raise UserError(f"{flag}: a resumed run keeps what it began with ({getattr(options, forbidden[0])!r})")
     allowed = {name: value for name, value in changes.items() if name in _MAY_CHANGE}
     options = replace(options, **({"data": environment["data"]} | allowed), out=str(folder), overwrite=True)
-    dataset = open_split(options, options.split, condition=options.condition)
+    dataset = open_chosen(options)
     if dataset.root_hash() != environment["data_hash"]:
         if "data" not in changes:
             raise UserError(
@@ -61,9 +61,10 @@ def resume(run: str | Path, changes: dict[str, Any], progress: Progress = SILENT
     checkpoint = _checkpoint(folder / CHECKPOINT)
     done = 0 if checkpoint is None else int(checkpoint["noiseflow_step"])
     assert options.steps is not None
-    if options.steps < done:
-        raise UserError(f"--steps: the run has already taken {done} steps, more than {options.steps}")
-    log.info("going on after step %d of %d", done, options.steps)
+    steps = options.steps + (options.denoiser_steps or 0)
+    if steps < done:
+        raise UserError(f"--steps: the run has already taken {done} steps, more than {steps}")
+    log.info("going on after step %d of %d", done, steps)
     write_config(folder, options, dataset)
     return complete(build(options, dataset), options, dataset, checkpoint, progress)
 

@@ -18,8 +18,6 @@ from noiseflow.files import named, write_atomically, write_whole
 from noiseflow.progress import Progress
 from noiseflow.training.likelihood import NoiseModelTask
 
-_COLUMNS = ("step", "mass", "val_mass", "learning_rate")
-
 
 class Validation(L.Callback):
     """Scores the validation scenes every so many steps, counted from the very start of a resumed run.
@@ -87,7 +85,7 @@ class MetricsFile(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the header, or drop the rows of steps that are taken again."""
         assert isinstance(pl_module, NoiseModelTask)
-        kept = [",".join(_COLUMNS)]
+        kept = [",".join(("step", *pl_module.figures, "val_mass", "learning_rate"))]
         if pl_module.first_step:
             kept = self.path.read_text().splitlines()[: pl_module.first_step + 1]
         write_atomically(self.path, "".join(line + "\n" for line in kept).encode())
@@ -97,7 +95,7 @@ class MetricsFile(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Note the learning rate of the step: the schedule moves before it has ended."""
-        self._learning_rate = trainer.optimizers[0].param_groups[0]["lr"]
+        self._learning_rate = max(group["lr"] for group in trainer.optimizers[0].param_groups)  # of what is trained now
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -107,7 +105,7 @@ class MetricsFile(L.Callback):
         validated = self.validation.last if self.validation else None
         values = (
             str(pl_module.step),
-            f"{float(outputs['mass']):.9g}",
+            *(f"{float(outputs[name]):.9g}" if name in outputs else "" for name in pl_module.figures),
             "" if validated is None else f"{validated:.9g}",
             f"{self._learning_rate:.9g}",
         )
@@ -156,7 +154,7 @@ class Checkpoints(L.Callback):
 
 
 class ShowProgress(L.Callback):
-    """Feeds a `Progress` with the running mass.
+    """Feeds a `Progress` with running means of the task's figures.
 
     Args:
         progress: what shows it.
@@ -168,7 +166,7 @@ class ShowProgress(L.Callback):
         self.progress = progress
         self.validation = validation
         self.steps = steps
-        self._mass: float | None = None
+        self._means: dict[str, float] = {}
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin."""
@@ -182,10 +180,16 @@ class ShowProgress(L.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Show a running mean over about the last 50 steps."""
-        mass = float(outputs["mass"])
-        self._mass = mass if self._mass is None else self._mass + 0.02 * (mass - self._mass)
-        figures: dict[str, float | str] = {"mass": f"{self._mass:.4f} nats/value"}
+        """Show running means over about the last 50 steps."""
+        assert isinstance(pl_module, NoiseModelTask)
+        for name in pl_module.figures:
+            if name in outputs:
+                value = float(outputs[name])
+                mean = self._means.get(name, value)
+                self._means[name] = mean + 0.02 * (value - mean)
+        figures: dict[str, float | str] = {
+            name: f"{mean:.3g}" if name == "mse" else f"{mean:.4f} nats/value" for name, mean in self._means.items()
+        }
         if self.validation is not None and self.validation.latest is not None:
             figures["val"] = f"{self.validation.latest[1]:.4f}"
         self.progress.update(1, **figures)
