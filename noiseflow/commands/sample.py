@@ -15,6 +15,7 @@ from torch import Tensor
 
 from noiseflow.calibration.lines import line_of
 from noiseflow.conditions import UnknownConditionError
+from noiseflow.denoise import Denoiser
 from noiseflow.errors import UserError
 from noiseflow.files import file_hash, load, model_path, write_atomically, write_whole
 from noiseflow.folders import claim
@@ -147,7 +148,7 @@ def _camera(model: FittedModel, options: SampleOptions) -> str:
     return model.cameras[0]
 
 
-def read_clean(path: Path, model: FittedModel, options: SampleOptions) -> _Clean:
+def read_clean(path: Path, model: FittedModel | Denoiser, options: SampleOptions) -> _Clean:
     """Read one clean image and bring it to linear units and the model's channels."""
     card = model.card.get("cameras", {}).get(options.camera, {})
     if path.suffix.lower() not in IMAGE_SUFFIXES:
@@ -198,7 +199,7 @@ def read_clean(path: Path, model: FittedModel, options: SampleOptions) -> _Clean
     return _Clean(image, cfa, stored.dtype, black, codes, lsb, low, high, kind)
 
 
-def _packed(path: Path, mosaic: Tensor, cfa: str, model: FittedModel) -> Tensor:
+def _packed(path: Path, mosaic: Tensor, cfa: str, model: FittedModel | Denoiser) -> Tensor:
     if model.channels != 4:
         raise UserError(f"{path}: expected a picture for a {model.packing} model, got a mosaic")
     if mosaic.shape[0] % 2 or mosaic.shape[1] % 2:
@@ -206,7 +207,7 @@ def _packed(path: Path, mosaic: Tensor, cfa: str, model: FittedModel) -> Tensor:
     return pack(mosaic, cfa)
 
 
-def shot_of(clean: _Clean, model: FittedModel, options: SampleOptions) -> Shot:
+def shot_of(clean: _Clean, model: FittedModel | Denoiser, options: SampleOptions) -> Shot:
     """The shot, its code grid from the command line, else the file, else the model's card."""
     card = model.card.get("cameras", {}).get(options.camera, {})
     grid = {}

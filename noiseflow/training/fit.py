@@ -32,7 +32,7 @@ from noiseflow.errors import UserError
 from noiseflow.files import save, write_atomically
 from noiseflow.folders import claim
 from noiseflow.models import ARCHITECTURES, BASELINES, FittedModel, Flow, Gaussian, Isotropic, NoiseLevelFunction
-from noiseflow.options import DataOptions, FitOptions, as_dict, listed
+from noiseflow.options import DataOptions, DenoiserOptions, FitOptions, as_dict, listed
 from noiseflow.progress import SILENT, Progress
 from noiseflow.shot import Shot
 from noiseflow.training.full_covariance import fit_full_covariance
@@ -45,7 +45,8 @@ log = logging.getLogger(__name__)
 CHECKPOINT = "last.ckpt"
 """Name of the checkpoint in a run folder."""
 
-_BEGUN = ("config.yaml", "environment.json")  # written before the first step
+BEGUN = ("config.yaml", "environment.json")
+"""What a run folder has before the first step."""
 
 DEFAULT_STEPS = {"noise_flow": 1200, "glow": 1500, "noise_flow_paper": 1200, "srgb_flow": 1200}
 """Training steps where none are asked for."""
@@ -103,7 +104,7 @@ def fit(options: FitOptions, progress: Progress = SILENT) -> bool:
         return complete(model, options, dataset, None, progress)
     except (UserError, OSError):
         if not (out / "metrics.csv").is_file():  # no step was taken: the same command can be given again
-            for name in _BEGUN:
+            for name in BEGUN:
                 (out / name).unlink(missing_ok=True)
         raise
 
@@ -125,7 +126,7 @@ def complete(
         finished = _complete(model, options, dataset, checkpoint, progress)
     out = Path(options.out)
     environment = json.loads((out / "environment.json").read_text())
-    _write_environment(out, environment | {"seconds": round(time.monotonic() - started, 1)})
+    write_environment(out, environment | {"seconds": round(time.monotonic() - started, 1)})
     return finished
 
 
@@ -157,13 +158,16 @@ def _complete(
     return finished
 
 
-def write_config(out: Path, options: FitOptions, dataset: NoiseDataset | BurstDataset) -> None:
-    """Write what repeats the run and where it was made, before it begins."""
-    _write_environment(out, _environment(options) | {"data_hash": dataset.root_hash()})
+def write_config(
+    out: Path, options: DataOptions, dataset: NoiseDataset | BurstDataset, more: dict[str, Any] | None = None
+) -> None:
+    """Write what repeats the run and where it was made, and more of that, before it begins."""
+    write_environment(out, _environment(options) | {"data_hash": dataset.root_hash()} | (more or {}))
     write_atomically(out / "config.yaml", yaml.safe_dump(as_dict(options), sort_keys=True).encode())
 
 
-def _write_environment(out: Path, environment: dict[str, Any]) -> None:
+def write_environment(out: Path, environment: dict[str, Any]) -> None:
+    """Write `environment.json`."""
     write_atomically(out / "environment.json", json.dumps(environment, indent=2).encode() + b"\n")
 
 
@@ -171,14 +175,14 @@ def open_chosen(options: FitOptions) -> NoiseDataset | BurstDataset:
     """The images, or with --noisy-only the bursts, that options select."""
     if not options.noisy_only:
         return open_split(options, options.split, condition=options.condition)
-    cameras, isos = _chosen(options)
+    cameras, isos = selected(options)
     dataset = open_bursts(options.data, domain=options.domain, black=options.black, white=options.white)
     return dataset.select(split=options.split, cameras=cameras, isos=isos, max_images=options.max_images)
 
 
 def open_split(options: DataOptions, split: str, *, domain: str | None = None, condition: str = "raw") -> NoiseDataset:
     """The images that data options select; with condition srgb, raw ones with their clean picture."""
-    cameras, isos = _chosen(options)
+    cameras, isos = selected(options)
     dataset = open_dataset(
         options.data,
         domain=options.domain or domain,
@@ -192,7 +196,7 @@ def open_split(options: DataOptions, split: str, *, domain: str | None = None, c
     return chosen
 
 
-def _chosen(options: DataOptions) -> tuple[list[str] | None, list[float] | None]:
+def selected(options: DataOptions) -> tuple[list[str] | None, list[float] | None]:
     """The cameras and ISOs that options name; None for all."""
     isos = listed(options.isos)
     try:
@@ -398,7 +402,7 @@ def torch_device(device: str) -> torch.device:
 
 
 def card_of(
-    options: FitOptions,
+    options: FitOptions | DenoiserOptions,
     dataset: NoiseDataset | BurstDataset,
     train: Sequence[FramePair] | Sequence[Burst],
     validation: Sequence[FramePair],
@@ -431,7 +435,7 @@ def card_of(
     }
 
 
-def _environment(options: FitOptions) -> dict[str, Any]:
+def _environment(options: DataOptions) -> dict[str, Any]:
     """Where, when and with what the run was made: everything that must not go into the model file."""
     import lightning
 
