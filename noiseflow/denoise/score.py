@@ -98,15 +98,16 @@ def ssim(found: Float[Tensor, "c h w"], clean: Float[Tensor, "c h w"]) -> float:
     height, width = clean.shape[-2:]
     if min(height, width) < WINDOW:
         raise ValueError(f"ssim: expected images of {WINDOW}×{WINDOW} or more, got {height}×{width}")
-    total = 0.0
-    windows = height - WINDOW + 1
+    total, border, windows = 0.0, WINDOW // 2, height - WINDOW + 1
     for top in range(0, windows, _ROWS):
         rows = slice(top, min(top + _ROWS, windows) + WINDOW - 1)
         first, second = (image[None, :, rows].double().clamp(0, 1) for image in (found, clean))
-        value = structural_similarity_index_measure(first, second, sigma=1.5, kernel_size=WINDOW, data_range=1.0)
-        assert isinstance(value, Tensor)
-        total += float(value) * (rows.stop - rows.start - WINDOW + 1)
-    return total / windows
+        both = structural_similarity_index_measure(
+            first, second, sigma=1.5, kernel_size=WINDOW, data_range=1.0, return_full_image=True
+        )
+        # The whole map: which part of it the mean is taken over differs between versions of torchmetrics.
+        total += float(both[1][..., border:-border, border:-border].sum())
+    return total / (clean.shape[0] * windows * (width - WINDOW + 1))
 
 
 @torch.no_grad()

@@ -107,7 +107,7 @@ def fit_denoiser(options: DenoiseFitOptions, progress: Progress = SILENT) -> boo
     for name in (FILE, SCORES, "metrics.csv", CHECKPOINT):
         (out / name).unlink(missing_ok=True)  # with --overwrite: nothing of another run stays
     try:
-        write_config(out, options, dataset, {"noise_hash": noise.digest})
+        write_config(out, options, dataset, {"noise": noise.name, "noise_hash": noise.digest})
         return _complete(network, noise, options, dataset, None, progress)
     except (UserError, OSError):
         if not (out / "metrics.csv").is_file():  # no step was taken: the same command can be given again
@@ -125,8 +125,8 @@ def resume_denoiser(run: str | Path, changes: dict[str, Any], progress: Progress
     options, environment = recorded(folder, DenoiseFitOptions)
     options = with_changes(options, environment, changes, folder, "noise")
     noise = open_noise(options, options.noise)
-    if noise.digest != environment.get("noise_hash"):
-        raise UserError(f"--noise {options.noise}: not the noise model that the run began with")
+    if (noise.name, noise.digest) != (environment.get("noise"), environment.get("noise_hash")):
+        raise UserError(f"--noise {options.noise}: not the noise that the run began with")
     dataset = open_images(options, noise)
     check_unchanged(dataset, options, environment, changes)
     checkpoint = checkpoint_of(folder / CHECKPOINT)
@@ -137,7 +137,7 @@ def resume_denoiser(run: str | Path, changes: dict[str, Any], progress: Progress
     network = build_network(options, dataset.frames[0].channels)
     check_noise(noise, dataset)
     (folder / SCORES).unlink(missing_ok=True)
-    write_config(folder, options, dataset, {"noise_hash": noise.digest})
+    write_config(folder, options, dataset, {"noise": noise.name, "noise_hash": noise.digest})
     return _complete(network, noise, options, dataset, checkpoint, progress)
 
 
