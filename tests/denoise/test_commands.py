@@ -114,11 +114,11 @@ def test_apply_keeps_the_layout_of_every_file(data, trained, tmp_path):
     frame = open_dataset(data).select("test").frames[0]
     folder = tmp_path / "in" / "deeper"
     folder.mkdir(parents=True)
-    mosaic = read_image(frame.files[0])
-    np.save(folder / "codes.npy", np.rint(mosaic * 1023).astype(np.uint16))
+    mosaic, white = read_image(frame.files[0]), round(1 / float(frame.lsb[0]))
+    np.save(folder / "codes.npy", np.rint(mosaic * white).astype(np.uint16))
     out = tmp_path / "out"
     assert run("denoise", "apply", trained, frame.files[0], "--out", out, "--device", "cpu", "--tile", 8) == 0
-    assert run("denoise", "apply", trained, tmp_path / "in", "--out", tmp_path / "codes", "--white", 1023,
+    assert run("denoise", "apply", trained, tmp_path / "in", "--out", tmp_path / "codes", "--white", white,
                "--device", "cpu", "--format", "png") == 0  # fmt: skip
     noisy, shot = collate([frame.read()])
     expected = unpack(denoise_whole(load_denoiser(trained), noisy, shot)[0].clamp(0, 1), frame.cfa).numpy()
@@ -128,7 +128,7 @@ def test_apply_keeps_the_layout_of_every_file(data, trained, tmp_path):
 
     codes = cv2.imread(str(tmp_path / "codes" / "deeper" / "codes_denoised.png"), cv2.IMREAD_UNCHANGED)
     assert codes.dtype == np.uint16
-    assert np.abs(codes - expected * 1023).max() < 0.5 + 1e-2
+    assert np.abs(codes - expected * white).max() < 0.5 + 1e-2
 
 
 @pytest.fixture(scope="module")
