@@ -64,6 +64,11 @@ def _close(finished: bool, out: str) -> int:
                 f"{name}: PSNR {shot['psnr']:.2f} dB (noisy {shot['noisy_psnr']:.2f}), SSIM {shot['ssim']:.4f} "
                 f"(noisy {shot['noisy_ssim']:.4f}), {shot['images']} images"
             )
+    environment = json.loads((Path(out) / "environment.json").read_text())
+    if "drawing_share" in environment:
+        print(
+            f"a step took {environment['step_ms']:.0f} ms, {100 * environment['drawing_share']:.1f} % of it to draw noise"
+        )
     print(f"{out}/{FILE}")
     if not finished:
         print(
