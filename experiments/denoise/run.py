@@ -49,7 +49,7 @@ class Size:
     steps: int
 
 
-FULL = Size(seeds=(0, 1, 2, 3, 4), scenes=20, side=256, flow_steps=800, steps=2000)
+FULL = Size(seeds=(0, 1, 2, 3, 4), scenes=20, side=256, flow_steps=800, steps=1500)
 QUICK = Size(seeds=(0, 1, 2), scenes=10, side=128, flow_steps=100, steps=150)
 
 

@@ -66,9 +66,8 @@ def _close(finished: bool, out: str) -> int:
             )
     environment = json.loads((Path(out) / "environment.json").read_text())
     if "drawing_share" in environment:
-        print(
-            f"a step took {environment['step_ms']:.0f} ms, {100 * environment['drawing_share']:.1f} % of it to draw noise"
-        )
+        share = 100 * environment["drawing_share"]
+        print(f"a step took {environment['step_ms']:.0f} ms, {share:.1f} % of it to draw noise")
     print(f"{out}/{FILE}")
     if not finished:
         print(
