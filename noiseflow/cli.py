@@ -15,6 +15,9 @@ from noiseflow.errors import UserError
 from noiseflow.options import (
     CalibrateOptions,
     CheckOptions,
+    DenoiseApplyOptions,
+    DenoiseCompareOptions,
+    DenoiseFitOptions,
     EvaluateOptions,
     FitOptions,
     ImportOptions,
@@ -32,6 +35,9 @@ _OPTIONS: dict[str, type] = {
     "synthesize": SynthesizeOptions,
     "calibrate": CalibrateOptions,
     "import": ImportOptions,
+    "denoise fit": DenoiseFitOptions,
+    "denoise apply": DenoiseApplyOptions,
+    "denoise compare": DenoiseCompareOptions,
 }
 
 _FRAMES = ("dark", "flat", "burst", "single", "ptc")
@@ -54,16 +60,17 @@ def main(arguments: list[str] | None = None) -> int:
         parser.print_help()
         return 0
     parsed = parser.parse_args(given)
-    missing = _missing(parsed)
+    command, values = _chosen(parsed)
+    missing = _missing(command, values)
     if missing:
-        parser.error(f"noiseflow {parsed.command} needs {', '.join(missing)}")
+        parser.error(f"noiseflow {command} needs {', '.join(missing)}")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("noiseflow").setLevel(logging.INFO)
     try:
         with warnings.catch_warnings():
             if not sys.warnoptions:
                 warnings.simplefilter("ignore")  # what matters to users is logged in plain words
-            return _dispatch(parsed, shlex.join(["noiseflow", *given]))
+            return _dispatch(command, values, shlex.join(["noiseflow", *given]))
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
@@ -136,6 +143,7 @@ def _parser() -> Any:
     command("synthesize", "make noisy and clean pairs of a folder of clean images", SynthesizeOptions, folders)
     frames = "frames of any kind, which are told apart: camera raw, TIFF, NPY, MAT or, with --size, bare pixels"
     command("calibrate", "find the noise parameters of your own camera", CalibrateOptions, {"frames?": frames})
+    _add_denoise(commands)
     about = (
         "a published checkpoint: .pth, .npz of TensorFlow variables, or the prefix of a TensorFlow checkpoint; or "
         "noise parameters: ELD's .npy, a table of noise level functions (.txt, .csv), a .dng with a NoiseProfile"
@@ -148,6 +156,38 @@ def _parser() -> Any:
     )
     command("info", "describe a model, a run, a data set or an image", None, {"target": "file or folder"})
     return parser
+
+
+def _add_denoise(commands: Any) -> None:
+    """The commands of `noiseflow denoise`."""
+    import jsonargparse
+
+    about = "train denoisers on any noise, use them, and compare what noise they are trained on"
+    group = jsonargparse.ArgumentParser(description=about)
+    commands.add_subcommand("denoise", group, help=about)
+    inner = group.add_subcommands(dest="command", required=True)
+
+    about = "train a denoiser on noise that is drawn while it trains, or go on with a run"
+    fit = jsonargparse.ArgumentParser(description=about)
+    _add_options(fit, DenoiseFitOptions)
+    fit.add_argument("--resume", type=str, metavar="RUN", help="a run folder to go on with, beside nothing but what "
+                     "changes: --steps may grow, --data and --noise may have moved, --workers and --device may "
+                     "differ")  # fmt: skip
+    fit.add_argument("--config", action="config", help="read options from a YAML file; a run folder's config.yaml fits")
+    inner.add_subcommand("fit", fit, help=about)
+
+    about = "denoise files, or all the images in folders"
+    apply = jsonargparse.ArgumentParser(description=about)
+    apply.add_argument("network", type=str, metavar="NETWORK", help="a denoiser's .safetensors file, or its run folder")
+    apply.add_argument("images", nargs="+", type=str, metavar="IMAGE",
+                       help="noisy images or folders of them: MAT, NPY, PNG, TIFF, camera raw")  # fmt: skip
+    _add_options(apply, DenoiseApplyOptions)
+    inner.add_subcommand("apply", apply, help=about)
+
+    about = "train the same denoiser on the noise of several sources and compare the results"
+    compare = jsonargparse.ArgumentParser(description=about)
+    _add_options(compare, DenoiseCompareOptions)
+    inner.add_subcommand("compare", compare, help=about)
 
 
 def _add_options(parser: Any, options: type) -> None:
@@ -174,9 +214,16 @@ def _metavar(name: str, kind: Any) -> str:
     return "{" + ",".join(choices) + "}" if choices else name.upper()
 
 
-def _dispatch(parsed: Any, line: str) -> int:
-    name = parsed.command
-    given = parsed[name].as_dict()
+def _chosen(parsed: Any) -> tuple[str, dict[str, Any]]:
+    """The command, such as `fit` or `denoise fit`, and the values of its arguments."""
+    command, given = parsed.command, parsed[parsed.command].as_dict()
+    if command == "denoise":
+        inner = given["command"]
+        return f"{command} {inner}", given[inner]
+    return command, given
+
+
+def _dispatch(name: str, given: dict[str, Any], line: str) -> int:
     if name == "demo":
         from noiseflow.commands import demo
 
@@ -219,21 +266,35 @@ def _dispatch(parsed: Any, line: str) -> int:
         from noiseflow.commands import import_model
 
         return import_model.run(given["checkpoint"], ImportOptions(**_of(ImportOptions, given)))
+    if name == "denoise fit":
+        from noiseflow.commands import denoise
+
+        if given["resume"] is not None:
+            return denoise.resume(given["resume"], _changed(DenoiseFitOptions, given))
+        return denoise.fit(DenoiseFitOptions(**_of(DenoiseFitOptions, given)))
+    if name == "denoise apply":
+        from noiseflow.commands import denoise
+
+        options = DenoiseApplyOptions(**_of(DenoiseApplyOptions, given))
+        return denoise.apply(given["network"], given["images"], options)
+    if name == "denoise compare":
+        from noiseflow.commands import denoise
+
+        return denoise.compare(DenoiseCompareOptions(**_of(DenoiseCompareOptions, given)))
     from noiseflow.commands import info
 
     return info.run(given["target"])
 
 
-def _missing(parsed: Any) -> list[str]:
+def _missing(command: str, given: dict[str, Any]) -> list[str]:
     """The required options that were not given."""
-    given = parsed[parsed.command].as_dict()
-    if parsed.command not in _OPTIONS or given.get("resume") is not None:
+    if command not in _OPTIONS or given.get("resume") is not None:
         return []
-    required = [f.name for f in dataclasses.fields(_OPTIONS[parsed.command]) if f.default is dataclasses.MISSING]
+    required = [f.name for f in dataclasses.fields(_OPTIONS[command]) if f.default is dataclasses.MISSING]
     missing = ["--" + name.replace("_", "-") for name in required if given[name] is None]
-    if parsed.command == "evaluate" and not given["models"] and given["samples"] is None:
+    if command == "evaluate" and not given["models"] and given["samples"] is None:
         missing.append("a MODEL or --samples")
-    if parsed.command == "calibrate" and not given["frames"] and not any(given[kind] for kind in _FRAMES):
+    if command == "calibrate" and not given["frames"] and not any(given[kind] for kind in _FRAMES):
         missing.append("FRAMES, --dark, --flat, --burst, --single or --ptc")
     return missing
 

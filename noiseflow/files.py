@@ -155,7 +155,7 @@ def load_denoiser(path: str | Path) -> Denoiser:
     """Read a denoiser that `save` wrote; never unpickles.
 
     Args:
-        path: a `.safetensors` file.
+        path: a `.safetensors` file, or a run folder that holds `denoiser.safetensors`.
 
     Returns:
         The network, in evaluation mode, on the CPU.
@@ -164,6 +164,8 @@ def load_denoiser(path: str | Path) -> Denoiser:
         UserError: the file is not a denoiser of this package, is damaged, or is of a newer format.
     """
     path = Path(path)
+    if path.is_dir():
+        path = path / "denoiser.safetensors"
     header = read_header(path)
     if header["architecture"] not in NETWORKS:
         raise UserError(f"{path}: expected a denoiser, found a noise model ({header['architecture']})")

@@ -124,6 +124,59 @@ class FitOptions(DataOptions):
 
 
 @dataclass(kw_only=True)
+class DenoiserOptions(DataOptions):
+    """Which denoiser to train, on which images, and how."""
+
+    out: str = _option("the folder to write")
+    network: Literal["dncnn", "unet", "nafnet-small"] = _option("the network", "dncnn")
+    split: Split = _option("images to train on; with train, the test images are scored at the end", "train")
+    steps: int = _option("training steps", 10000)
+    batch: int = _option("patches per step", 32)
+    patch: int = _option("side of the patches, in packed pixels (raw) or pixels (sRGB)", 64)
+    learning_rate: float = _option("peak of the one-cycle schedule", 1e-3)
+    width: int | None = _option("channels of the hidden layers; default: the network's own (dncnn, nafnet-small)", None)
+    depth: int | None = _option("number of convolutions; default 9 (dncnn)", None)
+
+
+@dataclass(kw_only=True)
+class DenoiseFitOptions(DenoiserOptions):
+    """A denoiser and the noise that it is trained on. A run folder's `config.yaml` holds all of it."""
+
+    noise: str = _option(
+        "where the noise comes from: a noise model (a .safetensors file, a run folder or a noise profile) or a "
+        "baseline fitted to the data (gaussian, nlf, physics, isotropic, full), drawn anew at every step for a random "
+        "camera and ISO that it knows; sensor, the same with the virtual sensor of simulated data; or real, the "
+        "recorded noise"
+    )
+
+
+@dataclass(kw_only=True)
+class DenoiseApplyOptions:
+    """How to denoise files."""
+
+    out: str = _option("the folder for the denoised images")
+    format: Literal["npy", "mat", "png", "dng"] | None = _option("default: the noisy image's own", None)
+    camera: str = _option("camera, whose colour filter pattern the network's file may know; default: its only one", "")
+    cfa: str | None = _option("pattern of a mosaic where the file does not say: RGGB, BGGR, GRBG or GBRG", None)
+    black: float | None = _option("black level in codes, where the file does not say", None)
+    white: float | None = _option("white level in codes, where the file does not say", None)
+    iso: float | None = _option("ISO speed to write into DNG files, where the noisy file does not say", None)
+    tile: int | None = _option(
+        "side of the tiles, in pixels of the planes; default 256, more for networks that see far", None
+    )
+    device: str = _option("cpu, cuda or auto", "auto")
+    overwrite: bool = _option("write into a folder that is not empty", False)
+
+
+@dataclass(kw_only=True)
+class DenoiseCompareOptions(DenoiserOptions):
+    """Which sources of noise to train the same denoiser on."""
+
+    noise: str = _option("sources of noise, comma-separated, each as for denoise fit; the first one is compared with")
+    seeds: int = _option("number of seeds: initial weights, crops and noise; --seed is the first", 3)
+
+
+@dataclass(kw_only=True)
 class EvaluateOptions(DataOptions):
     """Which models to score on which images."""
 

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from noiseflow.denoise import Denoiser
 from noiseflow.errors import UserError
 from noiseflow.files import write_atomically, write_whole
 from noiseflow.models import FittedModel
@@ -53,7 +54,7 @@ class StoredImage:
 
 def read_clean(
     path: Path,
-    model: FittedModel,
+    model: FittedModel | Denoiser,
     *,
     black: float | None = None,
     white: float | None = None,
@@ -120,7 +121,7 @@ def read_clean(
     return StoredImage(image, pattern, stored.dtype, base, codes, lsb, low, high, kind)
 
 
-def _packed(path: Path, mosaic: Tensor, cfa: str, model: FittedModel) -> Tensor:
+def _packed(path: Path, mosaic: Tensor, cfa: str, model: FittedModel | Denoiser) -> Tensor:
     if model.channels != 4:
         raise UserError(f"{path}: expected a picture for a {model.packing} model, got a mosaic")
     if mosaic.shape[0] % 2 or mosaic.shape[1] % 2:
@@ -130,7 +131,7 @@ def _packed(path: Path, mosaic: Tensor, cfa: str, model: FittedModel) -> Tensor:
 
 def shot_of(
     clean: StoredImage,
-    model: FittedModel,
+    model: FittedModel | Denoiser,
     *,
     camera: str,
     iso: float,

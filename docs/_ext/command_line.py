@@ -1,6 +1,7 @@
 """A directive that documents a command from the parser itself, so that the page cannot drift from the program.
 
-`.. command-line:: fit` writes the command's purpose, its usage line, and a definition list of its arguments.
+`.. command-line:: fit` writes the command's purpose, its usage line, and a definition list of its arguments; a command
+within another is named with both, as in `.. command-line:: denoise fit`.
 Every command must be on the page, and every one on the page must exist: a missing one is a warning.
 """
 
@@ -22,15 +23,25 @@ _PAGE = "reference/command-line"
 
 
 def commands() -> dict[str, Any]:
-    """The parser of every command."""
-    (subcommands,) = (a for a in _parser()._actions if isinstance(a, argparse._SubParsersAction))
-    return dict(subcommands.choices)
+    """The parser of every command; of one that only holds others, those."""
+    return _inside(_parser(), "")
+
+
+def _inside(parser: Any, prefix: str) -> dict[str, Any]:
+    groups = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    if not groups:
+        return {prefix.strip(): parser}
+    found = {}
+    for name, inner in groups[0].choices.items():
+        found |= _inside(inner, f"{prefix} {name}")
+    return found
 
 
 class CommandLine(SphinxDirective):
     """The arguments of one command."""
 
     required_arguments = 1
+    final_argument_whitespace = True
 
     def run(self) -> list[nodes.Node]:
         name, known = self.arguments[0], commands()

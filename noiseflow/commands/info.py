@@ -22,6 +22,9 @@ def run(target: str) -> int:
         facts = _profile(path)
     elif path.suffix == ".safetensors" or (path / "model.safetensors").is_file():
         facts = _model(path)
+    elif (path / "denoiser.safetensors").is_file():
+        path /= "denoiser.safetensors"
+        facts = _model(path)
     elif path.is_dir():
         facts = _dataset(path)
     else:

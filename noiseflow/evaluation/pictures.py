@@ -41,13 +41,13 @@ def strip(frame: FramePair, noisy: dict[str, Tensor], shot: Shot) -> Strip:
     channel = 1 if frame.channels > 1 else 0
     return Strip(
         title=f"{frame.camera}, ISO {frame.iso:g} — {frame.name}",
-        clean=_display(shot.clean, exposure)[side],
-        noisy={name: _display(image, exposure)[side] for name, image in noisy.items()},
+        clean=display(shot.clean, exposure)[side],
+        noisy={name: display(image, exposure)[side] for name, image in noisy.items()},
         noise={name: (image - shot.clean)[0, channel].cpu().numpy()[side] for name, image in noisy.items()},
     )
 
 
-def _display(image: Tensor, exposure: float) -> np.ndarray:
+def display(image: Tensor, exposure: float) -> np.ndarray:
     """The first image of a batch as display RGB: raw is exposed and given a gamma of 2.2, sRGB is shown as it is."""
     x = image[0].double().cpu()
     if x.shape[0] == 4:

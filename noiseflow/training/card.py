@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from noiseflow.datasets import Burst, BurstDataset, FramePair, NoiseDataset
-from noiseflow.options import FitOptions, as_dict
+from noiseflow.options import DataOptions, DenoiserOptions, FitOptions, as_dict
 
 
 def card_of(
-    options: FitOptions,
+    options: FitOptions | DenoiserOptions,
     dataset: NoiseDataset | BurstDataset,
     train: Sequence[FramePair] | Sequence[Burst],
     validation: Sequence[FramePair],
@@ -25,7 +25,8 @@ def card_of(
     chosen = as_dict(options)
     elsewhere = ("data", "out", "overwrite", "device", "workers", "profile")
     protocol = {k: v for k, v in chosen.items() if k not in elsewhere}
-    protocol |= {"profile": Path(options.profile).name} if options.profile else {}
+    if chosen.get("profile"):
+        protocol["profile"] = Path(chosen["profile"]).name
     cameras: dict[str, Any] = {}
     for frame in train:
         cameras.setdefault(
@@ -50,7 +51,7 @@ def card_of(
     }
 
 
-def provenance(options: FitOptions) -> dict[str, Any]:
+def provenance(options: DataOptions) -> dict[str, Any]:
     """Where, when and with what the run was made: everything that must not go into the model file."""
     import lightning
 

@@ -45,7 +45,8 @@ log = logging.getLogger(__name__)
 CHECKPOINT = "last.ckpt"
 """Name of the checkpoint in a run folder."""
 
-_BEGUN = ("config.yaml", "environment.json")  # written before the first step
+BEGUN = ("config.yaml", "environment.json")
+"""What a run folder has before the first step."""
 
 DEFAULT_STEPS = {"noise_flow": 1200, "glow": 1500, "noise_flow_paper": 1200, "srgb_flow": 1200}
 """Training steps where none are asked for."""
@@ -105,7 +106,7 @@ def fit(options: FitOptions, progress: Progress = SILENT) -> bool:
         return complete(model, options, dataset, None, progress)
     except (UserError, OSError):
         if not (out / "metrics.csv").is_file():  # no step was taken: the same command can be given again
-            for name in _BEGUN:
+            for name in BEGUN:
                 (out / name).unlink(missing_ok=True)
         raise
 
@@ -127,7 +128,7 @@ def complete(
         finished = _complete(model, options, dataset, checkpoint, progress)
     out = Path(options.out)
     environment = json.loads((out / "environment.json").read_text())
-    _write_environment(out, environment | {"seconds": round(time.monotonic() - started, 1)})
+    write_environment(out, environment | {"seconds": round(time.monotonic() - started, 1)})
     return finished
 
 
@@ -159,13 +160,16 @@ def _complete(
     return finished
 
 
-def write_config(out: Path, options: FitOptions, dataset: NoiseDataset | BurstDataset) -> None:
-    """Write what repeats the run and where it was made, before it begins."""
-    _write_environment(out, provenance(options) | {"data_hash": dataset.root_hash()})
+def write_config(
+    out: Path, options: DataOptions, dataset: NoiseDataset | BurstDataset, more: dict[str, Any] | None = None
+) -> None:
+    """Write what repeats the run and where it was made, and more of that, before it begins."""
+    write_environment(out, provenance(options) | {"data_hash": dataset.root_hash()} | (more or {}))
     write_atomically(out / "config.yaml", yaml.safe_dump(as_dict(options), sort_keys=True).encode())
 
 
-def _write_environment(out: Path, environment: dict[str, Any]) -> None:
+def write_environment(out: Path, environment: dict[str, Any]) -> None:
+    """Write `environment.json`."""
     write_atomically(out / "environment.json", json.dumps(environment, indent=2).encode() + b"\n")
 
 
@@ -173,7 +177,7 @@ def open_chosen(options: FitOptions) -> NoiseDataset | BurstDataset:
     """The images, or with --noisy-only the bursts, that options select."""
     if not options.noisy_only:
         return open_split(options, options.split, condition=options.condition)
-    cameras, isos = _chosen(options)
+    cameras, isos = selected(options)
     dataset = open_bursts(options.data, domain=options.domain, black=options.black, white=options.white)
     from noiseflow.training.fit_noisy import fit_for_training
 
@@ -183,7 +187,7 @@ def open_chosen(options: FitOptions) -> NoiseDataset | BurstDataset:
 
 def open_split(options: DataOptions, split: str, *, domain: str | None = None, condition: str = "raw") -> NoiseDataset:
     """The images that data options select; with condition srgb, raw ones with their clean picture."""
-    cameras, isos = _chosen(options)
+    cameras, isos = selected(options)
     dataset = open_dataset(
         options.data,
         domain=options.domain or domain,
@@ -197,7 +201,7 @@ def open_split(options: DataOptions, split: str, *, domain: str | None = None, c
     return chosen
 
 
-def _chosen(options: DataOptions) -> tuple[list[str] | None, list[float] | None]:
+def selected(options: DataOptions) -> tuple[list[str] | None, list[float] | None]:
     """The cameras and ISOs that options name; None for all."""
     isos = listed(options.isos)
     try:

@@ -44,11 +44,13 @@ class NoiseModelTask(L.LightningModule):
     Attributes:
         first_step: steps taken before this process began.
         figures: names of the values that a step gives beside its loss, for `metrics.csv`.
+        validated: name of the validation scenes' score there; the lower, the better.
 
     Logs `mass` and `val_mass`, −log mass in nats per value.
     """
 
     figures: tuple[str, ...] = ("mass",)
+    validated = "val_mass"
 
     def __init__(
         self,
@@ -138,13 +140,13 @@ class NoiseModelTask(L.LightningModule):
             "try a lower --learning-rate, or look at the file"
         )
 
-    def validation_mass(self, batch: tuple[Tensor, Shot], batch_idx: int) -> Tensor:
+    def validation_score(self, batch: tuple[Tensor, Shot], batch_idx: int) -> Tensor:
         """-log mass of a batch of validation patches in nats per value, always with the same draws."""
         return self.mass(*batch, batch_idx, _VALIDATION)
 
     def validation_step(self, batch: tuple[Tensor, Shot], batch_idx: int) -> None:
         """Score a batch of validation patches."""
-        self.log("val_mass", self.validation_mass(batch, batch_idx), batch_size=len(batch[1]))
+        self.log("val_mass", self.validation_score(batch, batch_idx), batch_size=len(batch[1]))
 
     def configure_optimizers(self) -> Any:
         """Adam, one cycle: straight up for a tenth of the steps, down along a cosine for the rest."""

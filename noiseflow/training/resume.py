@@ -7,17 +7,20 @@ import logging
 import pickle
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import yaml
 
+from noiseflow.datasets import BurstDataset, NoiseDataset
 from noiseflow.errors import UserError
-from noiseflow.options import FitOptions
+from noiseflow.options import DataOptions, FitOptions
 from noiseflow.progress import SILENT, Progress
 from noiseflow.training.fit import CHECKPOINT, build, complete, open_chosen, write_config
 
 log = logging.getLogger(__name__)
+
+OptionsT = TypeVar("OptionsT", bound=DataOptions)
 
 _MAY_CHANGE = {"data", "steps", "workers", "device", "overwrite"}
 
@@ -40,25 +43,11 @@ def resume(run: str | Path, changes: dict[str, Any], progress: Progress = SILENT
         UserError: the folder is no run folder, or what it was made from has changed.
     """
     folder = Path(run)
-    options, environment = _recorded(folder)
-    forbidden = sorted(name for name in changes if name not in _MAY_CHANGE and changes[name] != getattr(options, name))
-    if forbidden:
-        flag = "--" + forbidden[0].replace("_", "-")
-        raise UserError(f"{flag}: a resumed run keeps what it began with ({getattr(options, forbidden[0])!r})")
-    allowed = {name: value for name, value in changes.items() if name in _MAY_CHANGE}
-    options = replace(options, **({"data": environment["data"]} | allowed), out=str(folder), overwrite=True)
+    options, environment = recorded(folder, FitOptions)
+    options = with_changes(options, environment, changes, folder)
     dataset = open_chosen(options)
-    if dataset.root_hash() != environment["data_hash"]:
-        if "data" not in changes:
-            raise UserError(
-                f"{options.data}: the data have changed since the run began; to go on with them all the same, "
-                f"say so with --data {options.data}"
-            )
-        log.warning("the data differ from those that the run began with")
-    if environment["threads"] != torch.get_num_threads():
-        log.warning("the run began with %s threads; with another number results differ in the last bits",
-                    environment["threads"])  # fmt: skip
-    checkpoint = _checkpoint(folder / CHECKPOINT)
+    check_unchanged(dataset, options, environment, changes)
+    checkpoint = checkpoint_of(folder / CHECKPOINT)
     done = 0 if checkpoint is None else int(checkpoint["noiseflow_step"])
     assert options.steps is not None
     steps = options.steps + (options.denoiser_steps or 0)
@@ -69,21 +58,66 @@ def resume(run: str | Path, changes: dict[str, Any], progress: Progress = SILENT
     return complete(build(options, dataset), options, dataset, checkpoint, progress)
 
 
-def _recorded(folder: Path) -> tuple[FitOptions, dict[str, Any]]:
+def recorded(folder: Path, kind: type[OptionsT]) -> tuple[OptionsT, dict[str, Any]]:
     """The options and the environment that a run folder holds."""
     if not (folder / "config.yaml").is_file() or not (folder / "environment.json").is_file():
         raise UserError(f"{folder}: expected a run folder with config.yaml and environment.json, found none")
     try:
         config = yaml.safe_load((folder / "config.yaml").read_text())
         environment = json.loads((folder / "environment.json").read_text())
-        options = FitOptions(**config)
+        options = kind(**config)
         environment["data"], environment["data_hash"], environment["threads"]
     except (ValueError, TypeError, KeyError, yaml.YAMLError) as error:
         raise UserError(f"{folder}: config.yaml or environment.json is damaged ({error})") from error
     return options, environment
 
 
-def _checkpoint(path: Path) -> dict[str, Any] | None:
+def with_changes(
+    options: OptionsT, environment: dict[str, Any], changes: dict[str, Any], folder: Path, *also: str
+) -> OptionsT:
+    """The options of a resumed run: those that it began with, and of the new ones those that may change.
+
+    Args:
+        options: what the run began with.
+        environment: what it was made in.
+        changes: options given anew.
+        folder: the run folder.
+        also: names of further options that may change.
+
+    Raises:
+        UserError: an option was given that must not change.
+    """
+    may_change = _MAY_CHANGE | set(also)
+    forbidden = sorted(name for name in changes if name not in may_change and changes[name] != getattr(options, name))
+    if forbidden:
+        flag = "--" + forbidden[0].replace("_", "-")
+        raise UserError(f"{flag}: a resumed run keeps what it began with ({getattr(options, forbidden[0])!r})")
+    allowed: dict[str, Any] = {name: value for name, value in changes.items() if name in may_change}
+    allowed |= {"out": str(folder), "overwrite": True}
+    return replace(options, **({"data": environment["data"]} | allowed))
+
+
+def check_unchanged(
+    dataset: NoiseDataset | BurstDataset, options: DataOptions, environment: dict[str, Any], changes: dict[str, Any]
+) -> None:
+    """Refuse data that have changed since the run began, unless they were named anew; warn of what differs.
+
+    Raises:
+        UserError: the data have changed.
+    """
+    if dataset.root_hash() != environment["data_hash"]:
+        if "data" not in changes:
+            raise UserError(
+                f"{options.data}: the data have changed since the run began; to go on with them all the same, "
+                f"say so with --data {options.data}"
+            )
+        log.warning("the data differ from those that the run began with")
+    if environment["threads"] != torch.get_num_threads():
+        log.warning("the run began with %s threads; with another number results differ in the last bits",
+                    environment["threads"])  # fmt: skip
+
+
+def checkpoint_of(path: Path) -> dict[str, Any] | None:
     """The last checkpoint, or None where the run was stopped before its first one."""
     if not path.is_file():
         return None

@@ -27,7 +27,7 @@ class Validation(L.Callback):
         steps: length of the run.
 
     Attributes:
-        last: the score after the step just taken, nats per value; None where there was none.
+        last: the score after the step just taken, the task's `validated`; None where there was none.
         latest: step and value of the latest score.
         best: value, step and weights of the best score so far.
     """
@@ -50,12 +50,12 @@ class Validation(L.Callback):
             return
         data = trainer.datamodule  # type: ignore[attr-defined]
         pl_module.model.eval()
-        masses = [
-            pl_module.validation_mass(pl_module.transfer_batch_to_device(batch, pl_module.device, 0), i)
+        scores = [
+            pl_module.validation_score(pl_module.transfer_batch_to_device(batch, pl_module.device, 0), i)
             for i, batch in enumerate(data.val_dataloader())
         ]
         pl_module.model.train()
-        self.last = float(torch.stack(masses).mean())
+        self.last = float(torch.stack(scores).mean())
         self.latest = pl_module.step, self.last
         if self.best is None or self.last < self.best[0]:
             self.best = self.last, pl_module.step, copy.deepcopy(pl_module.model.state_dict())
@@ -85,7 +85,7 @@ class MetricsFile(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the header, or drop the rows of steps that are taken again."""
         assert isinstance(pl_module, NoiseModelTask)
-        kept = [",".join(("step", *pl_module.figures, "val_mass", "learning_rate"))]
+        kept = [",".join(("step", *pl_module.figures, pl_module.validated, "learning_rate"))]
         if pl_module.first_step:
             kept = self.path.read_text().splitlines()[: pl_module.first_step + 1]
         write_atomically(self.path, "".join(line + "\n" for line in kept).encode())
@@ -191,7 +191,7 @@ class ShowProgress(L.Callback):
             name: f"{mean:.3g}" if name == "mse" else f"{mean:.4f} nats/value" for name, mean in self._means.items()
         }
         if self.validation is not None and self.validation.latest is not None:
-            figures["val"] = f"{self.validation.latest[1]:.4f}"
+            figures["val"] = f"{self.validation.latest[1]:.4g}"
         self.progress.update(1, **figures)
 
 
