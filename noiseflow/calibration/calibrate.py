@@ -56,6 +56,7 @@ class _Curve:
     diagnostics: IsoDiagnostics
     evidence: Evidence
     read: Estimate | None
+    freedom: float
     warnings: tuple[str, ...]
 
 
@@ -97,8 +98,8 @@ def calibrate(
     ]
     gains = {g.iso: c.profile.gain_dn_per_e for g, c in zip(frames, curves, strict=True) if c.profile.gain_dn_per_e}
     law = gain_law(gains)
-    both = [(c.profile.gain_dn_per_e, c.read) for c in curves if c.profile.gain_dn_per_e and c.read]
-    read = read_law([k for k, _ in both], [r for _, r in both])
+    both = [(c.profile.gain_dn_per_e, c.read, c.freedom) for c in curves if c.profile.gain_dn_per_e and c.read]
+    read = read_law([k for k, _, _ in both], [r for _, r, _ in both], [freedom for _, _, freedom in both])
     warnings = [w for c in curves for w in c.warnings] + list(law.breaks) + list(read.warnings)
     profile = Profile(
         camera=frames[0].camera,
@@ -145,13 +146,13 @@ def _one_iso(group: FrameSet, step: float, darks: Darks | None, fit: DarkFit | N
     warnings = [said + warning for warning in (fit.warnings if fit else ())]
     profile = IsoProfile(white_dn=high if math.isfinite(high) else None, step_dn=step)
     diagnostics = IsoDiagnostics(group.iso)
-    read = None
+    read, freedom = None, math.inf
     if fit is not None and darks is not None:
         profile = dataclasses.replace(
             profile, read_noise_dn=fit.read, tukey_lambda=fit.shape, row_noise_dn=fit.row,
             column_noise_dn=fit.column, black_dn=fit.black,
         )  # fmt: skip
-        read = fit.std
+        read, freedom = fit.std, fit.freedom
         diagnostics = _dark_diagnostics(group, darks, fit, diagnostics)
     colours = None
     if line is None and group.singles:
@@ -192,7 +193,7 @@ def _one_iso(group: FrameSet, step: float, darks: Darks | None, fit: DarkFit | N
             channel_gains=colours.gains if colours else _channel_gains(points, line, group.channels),
         )  # fmt: skip
     evidence = Evidence(group, darks, fit, stacks, line, black, high, diagnostics)
-    return _Curve(profile, diagnostics, evidence, read, tuple(warnings))
+    return _Curve(profile, diagnostics, evidence, read, freedom, tuple(warnings))
 
 
 def _black(group: FrameSet, darks: Darks | None, fit: DarkFit | None) -> tuple[FloatArray, float]:

@@ -68,6 +68,7 @@ class DarkFit:
         noise: variance of a dark pixel with its rounding, row and column offsets apart, DN².
         noise_se: standard error of it.
         warnings: sentences.
+        freedom: degrees of freedom of the error of `std`, whose interval is Student's.
     """
 
     read: Estimate | None
@@ -79,6 +80,7 @@ class DarkFit:
     noise: float
     noise_se: float
     warnings: tuple[str, ...]
+    freedom: float = math.inf
 
 
 def code_step(stacks: Sequence[Codes]) -> float:
@@ -242,7 +244,7 @@ def _report(dark: Darks, fit: ReadFit | None, frames: int) -> DarkFit:
     relative = math.log(std.high / std.low) / 2 / reach
     return DarkFit(
         read, shape, std, row, column, _blacks(dark, fit.read, frames), stack.noise,
-        max(noise_se, 2 * relative * (std.value**2)), tuple(warnings),
+        max(noise_se, 2 * relative * (std.value**2)), tuple(warnings), fit.dof,
     )  # fmt: skip
 
 

@@ -75,15 +75,17 @@ class ReadLaw(NamedTuple):
     warnings: tuple[str, ...]
 
 
-def read_law(gains: Sequence[Estimate], stds: Sequence[Estimate]) -> ReadLaw:
+def read_law(gains: Sequence[Estimate], stds: Sequence[Estimate], freedoms: Sequence[float] | None = None) -> ReadLaw:
     """Divide read noise over gains: std² = (K·pre)² + post².
 
-    Weighted least squares on variances, whose errors (from the intervals) are close to normal; the square roots carry
-    the intervals over. Both parts are at least 0.
+    Weighted least squares on variances, whose errors come from the intervals; the square roots carry the intervals
+    over. Both parts are at least 0. The degrees of freedom of an error that several contribute to are Welch's and
+    Satterthwaite's, (Σ v_i)² / Σ v_i²/ν_i.
 
     Args:
         gains: conversion gain of each ISO.
         stds: standard deviation of the read noise there, without rounding, DN.
+        freedoms: degrees of freedom of their errors, where their intervals are Student's; None: they are normal.
     """
     if len(gains) < 2 or max(g.value for g in gains) < _SPREAD_GAINS * min(g.value for g in gains):
         return ReadLaw(None, None, (
@@ -94,9 +96,11 @@ def read_law(gains: Sequence[Estimate], stds: Sequence[Estimate]) -> ReadLaw:
     variance = np.array([s.value**2 for s in stds])
     k_error = np.array([(g.high - g.low) / 3.92 for g in gains])
     # Relative, for the logarithm is what is near to normal.
-    error = np.array([2 * s.value**2 * math.log(s.high / s.low) / 3.92 if s.low > 0 else math.inf for s in stds])
+    error = np.array([s.value**2 * math.log(s.high / s.low) if s.low > 0 else math.inf for s in stds])
+    freedom = np.full(k.size, np.inf) if freedoms is None else np.array(freedoms, dtype=np.float64)
+    error = error / stats.t.ppf(0.975, freedom)
     usable = np.isfinite(error)
-    k, variance, k_error, error = k[usable], variance[usable], k_error[usable], error[usable]
+    k, variance, k_error, error, freedom = (v[usable] for v in (k, variance, k_error, error, freedom))
     if usable.sum() < 2:
         return ReadLaw(None, None, ("read noise is not known at two ISOs: before and behind the gain cannot be told",))
     design = np.stack([k**2, np.ones_like(k)])
@@ -115,7 +119,12 @@ def read_law(gains: Sequence[Estimate], stds: Sequence[Estimate]) -> ReadLaw:
             "conversion gains, or a filter at some ISOs; the two parts are a compromise"
         )
         covariance = covariance * chi2 / (k.size - 2)
-    parts = [root(float(value), math.sqrt(var)) for value, var in zip(solution, np.diag(covariance), strict=True)]
+    own = np.square(covariance @ (design / total**2) * error)  # what each ISO's own error adds, for both parts
+    spread = np.diag(covariance)
+    with np.errstate(divide="ignore"):
+        reach = stats.t.ppf(0.975, spread**2 / (own**2 / freedom).sum(axis=1))
+    errors = np.sqrt(spread) * reach / 1.96
+    parts = [root(float(value), float(half)) for value, half in zip(solution, errors, strict=True)]
     for part, where in zip(parts, ("before", "behind"), strict=True):
         if part.low == 0:
             warnings.append(f"read noise {where} the gain cannot be told from 0: at most {part.high:.3g}")

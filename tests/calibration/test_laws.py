@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+from scipy import stats
 
 from noiseflow.calibration.laws import gain_law, read_law
 from noiseflow.calibration.profile import Estimate
@@ -35,6 +36,24 @@ def test_read_noise_before_and_behind_the_gain_is_found_with_its_interval():
         hits += [law.pre_e.low <= 2.0 <= law.pre_e.high, law.post_dn.low <= 1.5 <= law.post_dn.high]
     # Binomial(150, 0.95): 4 standard deviations are 7.1 %.
     assert (hits / 150 > 0.879).all()
+
+
+def test_errors_of_few_degrees_of_freedom_are_put_together():
+    """Two ISOs whose variances are means of 6 squares: intervals by t for each, and 95 % for both parts together."""
+    generator = np.random.default_rng(1)
+    gains, freedom, hits = [1.0, 8.0], 6, np.zeros(2)
+    reach = stats.t.ppf(0.975, freedom)
+    for _ in range(2000):
+        stds = []
+        for k in gains:
+            error = 0.01 * math.sqrt(generator.chisquare(freedom) / freedom)  # as it is estimated
+            std = math.hypot(2.0 * k, 8.0) * math.exp(generator.normal(0, 0.01))
+            stds.append(Estimate(std, std * math.exp(-reach * error), std * math.exp(reach * error)))
+        law = read_law([about(k, 1e-6) for k in gains], stds, [freedom, freedom])
+        assert law.pre_e is not None and law.post_dn is not None
+        hits += [law.pre_e.low <= 2.0 <= law.pre_e.high, law.post_dn.low <= 8.0 <= law.post_dn.high]
+    # Binomial(2000, 0.95): 4 standard deviations are 2 %.
+    assert (abs(hits / 2000 - 0.95) < 0.02).all()
 
 
 def test_one_gain_cannot_divide_read_noise():
