@@ -1,16 +1,19 @@
 """Mean and variance of what a sensor records, after rounding and clipping.
 
-The latent noise n has variance s² and third cumulant κ (κ = a²x where the slope a of the variance is photon noise). Its
-density is the normal one and the first term of Edgeworth's series, φ(u)·(1 + κ/(6s³)·He₃(u)). With z = x + n, f its
-density, A = low − x, B = high − x, P₋, Pᵢₙ, P₊ the probabilities of z below, inside and above the range, and
-α = A/s, β = B/s, the moments of t = clip(z, low, high) − x are
+The latent noise n has variance s² and cumulants κ₃, κ₄ (κ₃ = a²x and κ₄ = a³x where the slope a of the variance is
+photon noise). Its density is the normal one times the first terms of Edgeworth's series (Cramér 1946, chapter 17),
 
-    E[t]  = A·P₋ + s·(φ(α) − φ(β)) + B·P₊                 + κ/(6s²)·(α·φ(α) − β·φ(β))
-    E[t²] = A²·P₋ + s²·(Pᵢₙ + α·φ(α) − β·φ(β)) + B²·P₊    + κ/(3s)·((α² + 1)·φ(α) − (β² + 1)·φ(β))
+    φ(u)·(1 + Σ cₖ·Heₖ(u)),    c₃ = κ₃/(6s³),    c₄ = κ₄/(24s⁴),    c₆ = κ₃²/(72s⁶)
 
-(P without the term in κ). Summing over codes of width h instead is the midpoint rule, whose leading errors are
-−h²/24·(f(low) − f(high)) in E[t] and h²/12·(Pᵢₙ + B·f(high) − A·f(low)) in E[t²]. Correct to a per cent of h²/12 from
-s = 0.6 h on, and to the square of the skewness κ/s³ where pixels are clipped.
+With z = x + n, f its density, A = low − x, B = high − x, P₋, Pᵢₙ, P₊ the normal probabilities of z below, inside and
+above the range, α = A/s, β = B/s and [g] = g(α) − g(β), the moments of t = clip(z, low, high) − x are
+
+    E[t]  = A·P₋ + s·[φ] + B·P₊                  + s·Σ cₖ·[φ·Heₖ₋₂]
+    E[t²] = A²·P₋ + s²·(Pᵢₙ + [u·φ]) + B²·P₊     + 2s²·Σ cₖ·[φ·(u·Heₖ₋₂ + Heₖ₋₃)]
+
+and dE[y]/dx is Pᵢₙ + Σ cₖ·[φ·Heₖ₋₁]. Summing over codes of width h instead is the midpoint rule, whose leading errors
+are −h²/24·(f(low) − f(high)) in E[t] and h²/12·(Pᵢₙ + B·f(high) − A·f(low)) in E[t²]. Correct to a per cent of h²/12
+from s = 0.6 h on, and to the third power of the skewness κ₃/s³ where pixels are clipped.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from numpy.polynomial import hermite_e
 from scipy.special import ndtr
 
 FloatArray = npt.NDArray[np.float64]
@@ -44,6 +48,7 @@ def recorded_moments(
     signal: npt.ArrayLike,
     variance: npt.ArrayLike,
     third: npt.ArrayLike = 0.0,
+    fourth: npt.ArrayLike = 0.0,
     *,
     lsb: float = 0.0,
     low: float = 0.0,
@@ -54,7 +59,8 @@ def recorded_moments(
     Args:
         signal: x, any shape, linear units.
         variance: s² of the latent noise n, > 0, broadcast against signal.
-        third: κ, its third cumulant, likewise.
+        third: κ₃, its third cumulant, likewise.
+        fourth: κ₄, its fourth one, likewise.
         lsb: h, width of a code; 0: not rounded.
         low: lowest value that can be recorded.
         high: highest value that can be recorded.
@@ -64,19 +70,27 @@ def recorded_moments(
         >>> round(float(inner.mean), 9), round(float(inner.variance - 1e-4) * 12e4, 9)
         (0.5, 1.0)
     """
-    x, s2, kappa = np.broadcast_arrays(*(np.asarray(v, np.float64) for v in (signal, variance, third)))
+    x, s2, kappa3, kappa4 = np.broadcast_arrays(*(np.asarray(v, np.float64) for v in (signal, variance, third, fourth)))
     s, below, above = np.sqrt(s2), low - x, high - x
     alpha, beta = below / s, above / s
     at_low, at_high = (np.exp(-0.5 * u * u) / np.sqrt(2 * np.pi) for u in (alpha, beta))
     under, over = ndtr(alpha), ndtr(-beta)
     inside = ndtr(beta) - under
-    skew = kappa / (6 * s**3)
     edge = alpha * at_low - beta * at_high
-    first = below * under + s * (at_low - at_high) + above * over + skew * s * edge
+    first = below * under + s * (at_low - at_high) + above * over
     second = below**2 * under + s2 * (inside + edge) + above**2 * over
-    second = second + 2 * skew * s2 * ((alpha**2 + 1) * at_low - (beta**2 + 1) * at_high)
     bend = (at_low - at_high) / s
     first = first - lsb**2 / 24 * bend
     second = second + lsb**2 / 12 * (inside - edge)
-    inside = inside + skew * ((alpha**2 - 1) * at_low - (beta**2 - 1) * at_high)
+    for k, weight in ((3, kappa3 / (6 * s**3)), (4, kappa4 / (24 * s2**2)), (6, kappa3**2 / (72 * s2**3))):
+        (one, low1, low2), (two, high1, high2) = (_hermite(k, u) for u in (alpha, beta))
+        first = first + s * weight * (at_low * low1 - at_high * high1)
+        second = second + 2 * s2 * weight * (at_low * (alpha * low1 + low2) - at_high * (beta * high1 + high2))
+        inside = inside + weight * (at_low * one - at_high * two)
     return RecordedMoments(x + first, np.maximum(second - first**2, 0.0), inside, bend)
+
+
+def _hermite(k: int, u: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Heₖ₋₁, Heₖ₋₂ and Heₖ₋₃ at u."""
+    one, two, three = (np.asarray(hermite_e.hermeval(u, [0.0] * n + [1.0]), np.float64) for n in (k - 1, k - 2, k - 3))
+    return one, two, three

@@ -165,7 +165,7 @@ def fit_moments(
 
     Args:
         moments: of one camera and ISO.
-        photons: whether the slope is photon noise, whose third cumulant is a²x: true of raw images.
+        photons: whether the slope is photon noise, with cumulants a²x and a³x: true of raw images.
         lsb: width of a code, linear units.
         low: lowest value that can be recorded.
         high: highest value that can be recorded.
@@ -178,7 +178,8 @@ def fit_moments(
         x, error = mean, np.maximum(shared, 0.0)
         for _ in range(_ROUNDS):
             light = a * np.maximum(x, 0.0)
-            there = recorded_moments(x, light + b + error, a * light if photons else 0.0, **ends)
+            third, fourth = (a * light, a * a * light) if photons else (0.0, 0.0)
+            there = recorded_moments(x, light + b + error, third, fourth, **ends)
             error = _latent(shared, there.inside, there.bend, light + b)
             # Newton's steps come from one side: m(x) is convex at the low end, concave at the high one, and x between.
             reach = _REACH * np.sqrt(light + b)
