@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from noiseflow.calibration.exchange import Line
 from noiseflow.denoise import Denoiser
 from noiseflow.errors import UserError
 from noiseflow.files import write_atomically, write_whole
@@ -20,9 +21,6 @@ from noiseflow.models import FittedModel
 from noiseflow.raw.cfa import pack, unpack
 from noiseflow.raw.decode import IMAGE_SUFFIXES, read_image, read_raw
 from noiseflow.shot import Shot
-
-Line = tuple[float, float]
-"""Slope and intercept of the noise variance, linear units."""
 
 
 @dataclass(frozen=True)

@@ -239,7 +239,7 @@ def test_a_finished_folder_and_photos_that_come_later(world, pictures, tmp_path,
 def test_ctrl_c(world, tmp_path):
     child = started(world, tmp_path / "o", "--srgb", "--count", 100, "--workers", 2)
     deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("o/records/*.json")) and time.monotonic() < deadline:
+    while len(list(tmp_path.glob("o/records/*.json"))) < 4 and time.monotonic() < deadline:  # all workers have started
         time.sleep(0.01)
     os.kill(child.pid, signal.SIGINT)
     child.join(60)

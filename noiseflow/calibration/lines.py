@@ -40,7 +40,8 @@ def line_of(model: FittedModel, camera: str, iso: float) -> Line:
     x = torch.linspace(0.02, 0.9, _LEVELS)
     flat = x.reshape(-1, 1, 1, 1).expand(-1, model.channels, _SIDE, _SIDE)
     with torch.no_grad():
-        noise = model.sample(Shot.of(flat, camera=camera, iso=iso), seed=torch.arange(_LEVELS)).double()
+        shot = Shot.of(flat, camera=camera, iso=iso, cfa="RGGB" if model.channels == 4 else None)
+        noise = model.sample(shot, seed=torch.arange(_LEVELS)).double()
     variance = noise.var(dim=(1, 2, 3)).numpy()
     slope, intercept = np.polyfit(x.numpy().astype(np.float64), variance, 1, w=1 / variance)
     return Line(max(float(slope), 0.0), float(intercept))

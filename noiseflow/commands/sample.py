@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from noiseflow.calibration.exchange import Line
 from noiseflow.calibration.lines import line_of
 from noiseflow.conditions import UnknownConditionError
 from noiseflow.errors import UserError
@@ -56,7 +57,7 @@ def run(model_name: str, images: list[str], options: SampleOptions) -> int:
     for image in images[:0:-1]:  # bad input is said before anything is made
         read(image, model, options)
     first = read(images[0], model, options)
-    line = line_of(model, options.camera, options.iso) if model.channels != 3 else None
+    line: Line | None = None
     device = torch_device(options.device)
     model.to(device)
     digest = file_hash(file)
@@ -67,6 +68,8 @@ def run(model_name: str, images: list[str], options: SampleOptions) -> int:
             clean = first if number == 0 else read(image, model, options)
             shot = shot_for(clean, model, options)
             kind = options.format or clean.format
+            if kind == "dng" and line is None and model.channels != 3:
+                line = line_of(model, options.camera, options.iso)
             seeds, names = [], []
             # The seed of an image depends on its content, not on the other images of the command.
             own = seed_of(clean.image.numpy().tobytes())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -53,14 +54,12 @@ def card_of(
 
 def provenance(options: DataOptions) -> dict[str, Any]:
     """Where, when and with what the run was made: everything that must not go into the model file."""
-    import lightning
-
     import noiseflow
 
     return {
         "noiseflow": noiseflow.__version__,
         "torch": torch.__version__,
-        "lightning": lightning.__version__,
+        "lightning": version("lightning"),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "threads": torch.get_num_threads(),
