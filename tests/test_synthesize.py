@@ -168,6 +168,7 @@ def started(world, out, *more, **environment):
     """The command in a process of its own, forked, so that it need not import everything again."""
 
     def work():
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background, shells have it ignored
         os.environ.update(environment)
         os._exit(run(*command(world, out, *more)))
 

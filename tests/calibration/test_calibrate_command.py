@@ -263,7 +263,10 @@ def test_no_frames_at_all_is_bad_usage(tmp_path, capsys):
 
 def test_ctrl_c_exits_130_and_leaves_nothing(shots, tmp_path):
     command = ["calibrate", str(shots / "*_100_*.dng"), "--out", str(tmp_path / "p.json")]
-    process = subprocess.Popen([sys.executable, "-m", "noiseflow", *command], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "noiseflow", *command], stdout=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # in the background, shells have it ignored
+    )  # fmt: skip
     assert process.stdout is not None
     assert "darks" in process.stdout.readline()  # it has read the frames, and is about to fit
     process.send_signal(signal.SIGINT)
