@@ -130,6 +130,33 @@ class CodeGrid:
         return torch.clamp(on_grid, self.low[:, None, None], self.high[:, None, None])
 
 
+class Sized(Protocol):
+    """What has a name and a size in pixels."""
+
+    name: str
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns."""
+
+
+def rectangle_of(frame: Sized, top: int, left: int, height: int | None, width: int | None) -> tuple[int, int, int, int]:
+    """Top, left, height and width of a rectangle of a frame, to its end where no size is given.
+
+    Raises:
+        ValueError: the rectangle leaves the frame.
+    """
+    rows, columns = frame.size
+    height = rows - top if height is None else height
+    width = columns - left if width is None else width
+    if min(top, left) < 0 or min(height, width) < 1 or top + height > rows or left + width > columns:
+        raise ValueError(
+            f"{frame.name}: expected a rectangle inside {rows}×{columns}, got row {top}, column {left}, "
+            f"size {height}×{width}"
+        )
+    return top, left, height, width
+
+
 class FramePair(ABC):
     """One noisy frame with its clean one. Nothing is read before it is needed; safe to pickle.
 
@@ -237,14 +264,7 @@ class FramePair(ABC):
             UserError: a file is missing, damaged or does not say what is needed.
             ValueError: the rectangle leaves the frame.
         """
-        rows, columns = self.size
-        height = rows - top if height is None else height
-        width = columns - left if width is None else width
-        if min(top, left) < 0 or min(height, width) < 1 or top + height > rows or left + width > columns:
-            raise ValueError(
-                f"{self.name}: expected a rectangle inside {rows}×{columns}, got row {top}, column {left}, "
-                f"size {height}×{width}"
-            )
+        top, left, height, width = rectangle_of(self, top, left, height, width)
         noisy = self.grid.snap(self._cut(0, top, left, height, width))
         clean = self._cut(1, top, left, height, width)
         pair = Pair(

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from noiseflow.datasets.base import CodeGrid, FramePair
+from noiseflow.datasets.base import CodeGrid, FramePair, rectangle_of
 from noiseflow.datasets.decoded import decoded
 from noiseflow.datasets.pairs import TableFrame
 from noiseflow.datasets.patches import Cut, Patches
@@ -231,14 +231,14 @@ class Burst:
         indices = range(len(self)) if indices is None else indices
         if not all(0 <= i < len(self) for i in indices):
             raise ValueError(f"{self.name}: expected frames from 0 to {len(self) - 1}, got {list(indices)}")
-        rectangle = self._rectangle(top, left, height, width)
+        rectangle = rectangle_of(self, top, left, height, width)
         return torch.stack([self._read_one(i, *rectangle) for i in indices])
 
     def read_maps(
         self, top: int = 0, left: int = 0, height: int | None = None, width: int | None = None
     ) -> dict[str, Float[Tensor, "c h w"] | None]:
         """A rectangle of every map of `MAPS`, `(C, h, w)` float32, linear units; None for those that are not known."""
-        top, left, height, width = self._rectangle(top, left, height, width)
+        top, left, height, width = rectangle_of(self, top, left, height, width)
         maps: dict[str, Tensor | None] = dict.fromkeys(MAPS)
         for name, values in self._maps.items():
             maps[name] = values[:, top : top + height, left : left + width]
@@ -256,17 +256,6 @@ class Burst:
         return Shot.of(
             clean, camera=self.camera, iso=self.iso, lsb=lsb, low=low, high=high, cfa=self.cfa, origin=origin, **maps
         )
-
-    def _rectangle(self, top: int, left: int, height: int | None, width: int | None) -> tuple[int, int, int, int]:
-        rows, columns = self.size
-        height = rows - top if height is None else height
-        width = columns - left if width is None else width
-        if min(top, left) < 0 or min(height, width) < 1 or top + height > rows or left + width > columns:
-            raise ValueError(
-                f"{self.name}: expected a rectangle inside {rows}×{columns}, got row {top}, column {left}, "
-                f"size {height}×{width}"
-            )
-        return top, left, height, width
 
     def _read_one(self, i: int, top: int, left: int, height: int, width: int) -> Float[Tensor, "c h w"]:
         frame = self.frames[i]
