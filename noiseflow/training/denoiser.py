@@ -13,7 +13,7 @@ from noiseflow.denoise import Denoiser, denoise
 from noiseflow.denoise.sources import Source
 from noiseflow.randomness import combine
 from noiseflow.shot import Shot
-from noiseflow.training.likelihood import NoiseModelTask, NonFiniteError
+from noiseflow.training.likelihood import NoiseModelTask
 
 _DRAWING = 20
 
@@ -82,11 +82,7 @@ class DenoiserTask(NoiseModelTask):
         noisy, shot = self.noise(noisy, shot, combine(self.seed, _DRAWING, self.step, torch.arange(len(shot))))
         self.drawing_seconds += self._clock() - began
         error = (denoise(self.network, noisy, shot) - shot.clean).square().mean()
-        if not bool(torch.isfinite(error)):
-            raise NonFiniteError(
-                f"the loss is not finite at step {self.step + 1}; {self._rows(self._shot, range(len(shot)))}; "
-                "try a lower --learning-rate, or look at the file"
-            )
+        self.check_finite(error, self._shot)
         return {"loss": error, "mse": error.detach()}
 
     def validation_score(self, batch: tuple[Tensor, Shot], batch_idx: int) -> Tensor:

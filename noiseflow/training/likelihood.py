@@ -113,6 +113,14 @@ class NoiseModelTask(L.LightningModule):
         self.log("mass", mass.detach(), batch_size=len(shot))
         return {"loss": loss, "mass": mass.detach()}
 
+    def check_finite(self, loss: Tensor, shot: Shot) -> None:
+        """Stop at a loss that is not a finite number, naming what was in the batch."""
+        if not bool(torch.isfinite(loss)):
+            raise NonFiniteError(
+                f"the loss is not finite at step {self.step + 1}; {self._rows(shot, range(len(shot)))}; "
+                "try a lower --learning-rate, or look at the file"
+            )
+
     def _rows(self, shot: Shot, rows: Iterable[int]) -> str:
         """Camera, ISO and file of some rows of the batch in hand, each once."""
         names, cameras = [], shot.camera_names

@@ -31,7 +31,7 @@ from noiseflow.noise_level import NoiseLevel
 from noiseflow.randomness import combine
 from noiseflow.shot import Shot
 from noiseflow.training.frame_moments import FoundSignal
-from noiseflow.training.likelihood import NoiseModelTask, NonFiniteError, one_cycle
+from noiseflow.training.likelihood import NoiseModelTask, one_cycle
 from noiseflow.training.noise2noise import PUBLISHED_WEIGHT, joint_loss
 
 DENOISER_RATE = 3e-3
@@ -97,11 +97,7 @@ class NoisyOnlyTask(NoiseModelTask):
             result = {"loss": error, "mse": error.detach()}
         else:
             result = self.second_step(frames, shot)
-        if not bool(torch.isfinite(result["loss"])):
-            raise NonFiniteError(
-                f"the loss is not finite at step {self.step + 1}; {self._rows(shot, range(len(shot)))}; "
-                "try a lower --learning-rate, or look at the file"
-            )
+        self.check_finite(result["loss"], shot)
         return result
 
     @abstractmethod
