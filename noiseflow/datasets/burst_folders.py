@@ -17,7 +17,7 @@ from noiseflow.datasets.base import FramePair
 from noiseflow.datasets.burst_checks import Finding
 from noiseflow.datasets.bursts import MAPS, Burst
 from noiseflow.datasets.dataset import SENSOR_FILE, read_sensor, recording_of
-from noiseflow.datasets.pairs import OPTIONAL, Levels, TableFrame, read_about, read_rows, split_value
+from noiseflow.datasets.pairs import OPTIONAL, Levels, TableFrame, listed_once, read_about, read_rows
 from noiseflow.datasets.selection import Selection, files_of
 from noiseflow.datasets.splits import assign
 from noiseflow.errors import UserError
@@ -145,18 +145,8 @@ def read_table(
         UserError: the header or a row is not as described above; the row is named.
     """
     header, rows = read_rows(path, _REQUIRED, OPTIONAL + MAPS, "burst")
-    bursts: dict[str, Burst] = {}
-    split: dict[str, str] = {}
-    for where, row in rows:
-        burst = _burst(where, path.parent, row, Levels(black, white))
-        if burst.name in bursts:
-            raise UserError(f"{where}: expected every burst once, got {burst.name} again")
-        bursts[burst.name] = burst
-        if "split" in header:
-            split[burst.name] = split_value(where, row)
-    if len({burst.cfa is None for burst in bursts.values()}) > 1:
-        raise UserError(f"{path}: expected a cfa in every row or in none, got it in some; split the table in two")
-    return tuple(bursts.values()), split if "split" in header else None
+    bursts = ((where, row, _burst(where, path.parent, row, Levels(black, white))) for where, row in rows)
+    return listed_once(path, header, bursts, "burst")
 
 
 def _burst(where: str, folder: Path, row: Mapping[str, str], default: Levels) -> Burst:

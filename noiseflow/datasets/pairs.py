@@ -14,10 +14,11 @@ from __future__ import annotations
 import csv
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -75,18 +76,48 @@ def read_table(
         UserError: the header or a row is not as described above; the row is named.
     """
     header, rows = read_rows(path, REQUIRED, OPTIONAL, "pair")
-    frames: dict[str, FramePair] = {}
+    frames = ((where, row, _frame(where, path.parent, row, Levels(black, white))) for where, row in rows)
+    return listed_once(path, header, frames, "noisy file")
+
+
+class Row(Protocol):
+    """What a row of a table becomes."""
+
+    name: str
+
+    @property
+    def cfa(self) -> str | None:
+        """The colour filter pattern; None where there is no mosaic."""
+
+
+Made = TypeVar("Made", bound=Row)
+
+
+def listed_once(
+    path: Path, header: Sequence[str], made: Iterable[tuple[str, dict[str, str], Made]], what: str
+) -> tuple[tuple[Made, ...], dict[str, str] | None]:
+    """What the rows of a table became, and name → "train" or "test" where it has the column.
+
+    Args:
+        path: the table.
+        header: its columns.
+        made: of every row the words that name it, its values, and what it became.
+        what: what has a row of its own.
+
+    Raises:
+        UserError: a name comes twice, a split is neither, or only some have a colour filter pattern.
+    """
+    found: dict[str, Made] = {}
     split: dict[str, str] = {}
-    for where, values in rows:
-        frame = _frame(where, path.parent, values, Levels(black, white))
-        if frame.name in frames:
-            raise UserError(f"{where}: expected every noisy file once, got {frame.name} again")
-        frames[frame.name] = frame
+    for where, row, one in made:
+        if one.name in found:
+            raise UserError(f"{where}: expected every {what} once, got {one.name} again")
+        found[one.name] = one
         if "split" in header:
-            split[frame.name] = split_value(where, values)
-    if len({frame.cfa is None for frame in frames.values()}) > 1:
+            split[one.name] = split_value(where, row)
+    if len({one.cfa is None for one in found.values()}) > 1:
         raise UserError(f"{path}: expected a cfa in every row or in none, got it in some; split the table in two")
-    return tuple(frames.values()), split if "split" in header else None
+    return tuple(found.values()), split if "split" in header else None
 
 
 def read_rows(
