@@ -156,17 +156,20 @@ def test_counting_inside_workers_repeats_nothing():
     assert len({image.numpy().tobytes() for image in images}) == 24
 
 
-def test_pairs_do_not_depend_on_the_workers_and_change_with_the_epoch():
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize("workers", [0, 2, 4])
+def test_pairs_do_not_depend_on_the_workers_and_change_with_the_epoch(workers):
     cleans = [np.full((16, 16), 0.1 * (i + 1)) for i in range(5)]
     pairs = NoisyPairs(cleans, NoiseTransform(nlf(), iso=(100, 3200), seed=6))
-    loader = DataLoader(pairs, batch_size=5, num_workers=2, collate_fn=collate, persistent_workers=True)
+    loader = DataLoader(pairs, batch_size=2, num_workers=workers, collate_fn=collate, persistent_workers=workers > 0)
     epochs = []
     for epoch in range(2):
         pairs.set_epoch(epoch)
-        ((noisy, shot),) = loader
+        batches = list(loader)
+        noisy, iso = torch.cat([noisy for noisy, _ in batches]), torch.cat([shot.iso for _, shot in batches])
         want = collate([pairs[i] for i in range(5)])
         assert torch.equal(noisy, want[0])
-        assert torch.equal(shot.iso, want[1].iso)
+        assert torch.equal(iso, want[1].iso)
         epochs.append(noisy)
     assert not torch.equal(*epochs)
     assert pairs[-1].name == "4"

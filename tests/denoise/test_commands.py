@@ -19,6 +19,8 @@ from noiseflow.options import DenoiseFitOptions
 from noiseflow.progress import Progress
 from noiseflow.raw.cfa import unpack
 from noiseflow.raw.decode import read_image
+from noiseflow.raw.dng import write_dng
+from noiseflow.raw.read import read_frame
 from noiseflow.training.fit_denoiser import fit_denoiser
 
 SMALL = ("--device", "cpu", "--width", 16, "--depth", 4, "--batch", 4, "--patch", 16, "--learning-rate", 3e-3)
@@ -89,10 +91,10 @@ def test_a_denoiser_learns_and_says_how_well(data, trained):
     assert [int(row["step"]) for row in rows if row["val_mse"]] == [50, 100, 130]
 
 
-@pytest.mark.parametrize("step", [37, 130])  # in the middle, and when all but the scores is done
-def test_stopped_and_resumed_is_the_same_to_the_byte(data, trained, tmp_path, step):
+@pytest.mark.parametrize(("step", "workers"), [(37, 0), (37, 2), (130, 0)])  # at 130 all but the scores is done
+def test_stopped_and_resumed_is_the_same_to_the_byte(data, trained, tmp_path, step, workers):
     out = tmp_path / "run"
-    assert not fit_denoiser(options(data, out), StopAt(step))
+    assert not fit_denoiser(options(data, out, workers=workers), StopAt(step))
     assert (out / "denoiser.safetensors").is_file() and not (out / "scores.json").is_file()
     assert run("denoise", "fit", "--resume", out) == 0
     for name in ("denoiser.safetensors", "metrics.csv", "scores.json"):
@@ -130,6 +132,62 @@ def test_apply_keeps_the_layout_of_every_file(data, trained, tmp_path):
     codes = cv2.imread(str(tmp_path / "codes" / "deeper" / "codes_denoised.png"), cv2.IMREAD_UNCHANGED)
     assert codes.dtype == np.uint16
     assert np.abs(codes - expected * white).max() < 0.5 + 1e-2
+
+
+def test_apply_writes_dngs_that_other_software_reads(data, trained, tmp_path):
+    """From a DNG and from a MAT file: the same codes, with the levels, the pattern and the ISO of the noisy file."""
+    import rawpy
+
+    frame = open_dataset(data).select("test").frames[0]
+    white = round(1 / float(frame.lsb[0]))
+    codes = np.rint(read_image(frame.files[0]) * white).astype(np.uint16)
+    write_dng(tmp_path / "noisy.dng", codes, cfa=frame.cfa, black=(0.0,) * 4, white=white, iso=3200, camera="night")
+    assert run("denoise", "apply", trained, tmp_path / "noisy.dng", "--out", tmp_path / "a", "--device", "cpu") == 0
+    assert run("denoise", "apply", trained, frame.files[0], "--out", tmp_path / "b", "--device", "cpu",
+               "--format", "dng", "--iso", 3200) == 0  # fmt: skip
+    noisy, shot = collate([frame.read()])
+    expected = unpack(denoise_whole(load_denoiser(trained), noisy, shot)[0].clamp(0, 1), frame.cfa).numpy() * white
+    for path in (tmp_path / "a" / "noisy_denoised.dng", tmp_path / "b" / f"{frame.files[0].stem}_denoised.dng"):
+        written = read_frame(path)
+        assert (written.cfa, written.white, written.iso) == (frame.cfa, white, 3200)
+        assert np.abs(written.codes - expected).max() < 0.5 + 1e-2
+        with rawpy.imread(str(path)) as raw:
+            np.testing.assert_array_equal(raw.raw_image_visible, written.codes)
+
+
+def test_pictures(tmp_path):
+    """sRGB from the tree to the PNG: the denoiser learns, and what is written is what it finds, in 8 bits."""
+    tree, out = tmp_path / "tree", tmp_path / "run"
+    assert run("simulate", tree, "--sensor", "night", "--isos", "3200", "--scenes", 6, "--size", "64x64", "--srgb") == 0
+    assert run("denoise", "fit", "--data", tree, "--domain", "srgb", "--noise", "full", "--out", out, "--steps", 120,
+               *SMALL) == 0  # fmt: skip
+    scores = json.loads((out / "scores.json").read_text())
+    assert scores["psnr"] > scores["noisy_psnr"] + 3
+    frame = open_dataset(tree, domain="srgb").select("test").frames[0]
+    assert run("denoise", "apply", out, frame.files[0], "--out", tmp_path / "clean", "--device", "cpu") == 0
+    noisy, shot = collate([frame.read()])
+    expected = denoise_whole(load_denoiser(out), noisy, shot)[0].clamp(0, 1).permute(1, 2, 0).numpy()
+    written = read_image(tmp_path / "clean" / f"{frame.files[0].stem}_denoised.png")
+    assert written.dtype == np.uint8
+    assert np.abs(written - 255 * expected).max() < 0.5 + 1e-2
+
+
+def test_a_noise_model_as_the_source(data, tmp_path, capsys):
+    """A trained flow by its run folder: named in the card without a path; it may move, but not change."""
+    flow, moved, out = tmp_path / "flow", tmp_path / "moved", tmp_path / "run"
+    assert run("fit", "--data", data, "--model", "noise_flow", "--hidden", 4, "--steps", 3, "--batch", 2, "--patch", 8,
+               "--device", "cpu", "--out", flow) == 0  # fmt: skip
+    assert not fit_denoiser(options(data, out, noise=str(flow), steps=40), StopAt(20))
+    digest = file_hash(flow / "model.safetensors")
+    flow.rename(moved)
+    assert run("denoise", "fit", "--resume", out) == 1
+    assert "flow" in capsys.readouterr().err
+    assert run("denoise", "fit", "--resume", out, "--noise", moved) == 0
+    whole = tmp_path / "whole"
+    assert fit_denoiser(options(data, whole, noise=str(moved), steps=40))
+    assert file_hash(out / "denoiser.safetensors") == file_hash(whole / "denoiser.safetensors")
+    protocol = load_denoiser(out).card["protocol"]
+    assert (protocol["noise"], protocol["noise_hash"]) == ("noise_flow", digest)
 
 
 @pytest.fixture(scope="module")
