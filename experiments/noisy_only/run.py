@@ -31,8 +31,9 @@ from noiseflow.metrics.intervals import scene_interval
 from noiseflow.models import FittedModel, Flow, noise_flow, quantise
 from noiseflow.progress import open_progress
 from noiseflow.sensors import SENSORS
+from noiseflow.training.batches import BurstDataModule
 from noiseflow.training.noise_level import fit_noise_level
-from noiseflow.training.noisy_only import JOINT_RATE, BurstDataModule, JointTask
+from noiseflow.training.noisy_only import JOINT_RATE, JointTask
 from noiseflow.training.trainer import run_trainer
 
 HERE = Path(__file__).parent
@@ -144,7 +145,7 @@ def joint(work: Path, data: Path, seed: int, steps: int) -> None:
     task = JointTask(flow, denoiser, denoiser_steps=0, steps=steps, learning_rate=JOINT_RATE, seed=seed)
     batches = BurstDataModule(dataset.bursts, patch=PATCH, batch=12, steps=steps, seed=seed)
     with open_progress() as progress:
-        run_trainer(task, batches, out=out, checkpoint="last.ckpt", steps=steps, accelerator="cpu", progress=progress,
+        run_trainer(task, batches, out=out, steps=steps, device="cpu", progress=progress,
                     clip=None)  # fmt: skip
     save(denoiser.eval(), out / "denoiser.safetensors")
     save(flow.eval(), out / "model.safetensors")

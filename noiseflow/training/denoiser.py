@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,24 +12,20 @@ from noiseflow.denoise import Denoiser, denoise
 from noiseflow.denoise.sources import Source
 from noiseflow.randomness import combine
 from noiseflow.shot import Shot
-from noiseflow.training.likelihood import NoiseModelTask
+from noiseflow.training.task import Task
 
 _DRAWING = 20
 
 
-class DenoiserTask(NoiseModelTask):
-    """Minimises the mean squared error between what a denoiser finds and the clean image, by Adam on one cycle.
+class DenoiserTask(Task):
+    """Minimises the mean squared error between what a denoiser finds and the clean image.
 
     Every draw is a function of (seed, step, row), so a step can be repeated.
 
     Args:
         network: the denoiser to train.
         noise: makes the noisy images of every step.
-        steps: length of the schedule.
-        learning_rate: its peak.
-        seed: seed of the noise.
-        resume_from: a loaded checkpoint to go on from, as if never stopped.
-        source: names the file that a patch was cut from, by the patch's number; for error messages.
+        rest: as in `Task`.
 
     Attributes:
         drawing_seconds: time that this process has spent on drawing noise.
@@ -39,56 +34,31 @@ class DenoiserTask(NoiseModelTask):
 
     figures = ("mse",)
     validated = "val_mse"
+    model: Denoiser
 
-    def __init__(
-        self,
-        network: Denoiser,
-        noise: Source,
-        *,
-        steps: int,
-        learning_rate: float,
-        seed: int = 0,
-        resume_from: dict[str, Any] | None = None,
-        source: Callable[[int], str] | None = None,
-    ) -> None:
-        super().__init__(
-            network,  # type: ignore[arg-type]
-            steps=steps,
-            learning_rate=learning_rate,
-            seed=seed,
-            resume_from=resume_from,
-            source=source,
-        )
+    def __init__(self, network: Denoiser, noise: Source, **rest: Any) -> None:
+        super().__init__(network, **rest)
         self.noise = noise
         self.drawing_seconds = self.step_seconds = 0.0
-
-    @property
-    def network(self) -> Denoiser:
-        """What is trained."""
-        return self.model  # type: ignore[return-value]
 
     def on_fit_start(self) -> None:
         """Draw noise where the batches are."""
         self.noise.to(self.device)
 
-    def on_train_batch_start(self, batch: tuple[Tensor, Shot], batch_idx: int) -> None:
-        """A denoiser needs no start from data."""
-
     def training_step(self, batch: tuple[Tensor, Shot], batch_idx: int) -> dict[str, Tensor]:
         """Draw noise, denoise, compare."""
         began = self._clock()
-        noisy, shot = batch
-        self._shot = shot
+        noisy, shot = self._batch = batch
         noisy, shot = self.noise(noisy, shot, combine(self.seed, _DRAWING, self.step, torch.arange(len(shot))))
         self.drawing_seconds += self._clock() - began
-        error = (denoise(self.network, noisy, shot) - shot.clean).square().mean()
-        self.check_finite(error, self._shot)
+        error = (denoise(self.model, noisy, shot) - shot.clean).square().mean()
+        self.check_finite(error)
         return {"loss": error, "mse": error.detach()}
 
     def validation_score(self, batch: tuple[Tensor, Shot], batch_idx: int) -> Tensor:
         """Mean squared error on a batch of recorded noise."""
         noisy, shot = batch
-        return (denoise(self.network, noisy, shot) - shot.clean).square().mean()
+        return (denoise(self.model, noisy, shot) - shot.clean).square().mean()
 
     def optimizer_step(self, *arguments: Any, **rest: Any) -> None:
         """Lightning's step, timed; both passes of the network happen inside it."""

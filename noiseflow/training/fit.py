@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -340,47 +341,19 @@ def _train(
     progress: Progress,
 ) -> tuple[bool, dict[str, Any]]:
     """Run Lightning on the model, in place; whether it was finished, and the scores for the card."""
-    from noiseflow.training.likelihood import NoiseModelTask, PatchDataModule
-    from noiseflow.training.run import Validation
-    from noiseflow.training.trainer import run_trainer
+    from noiseflow.training.likelihood import NoiseModelTask
+    from noiseflow.training.trainer import train_on_patches
 
-    assert options.steps is not None and options.patch is not None and options.learning_rate is not None
-    first_step = 0 if checkpoint is None else int(checkpoint["noiseflow_step"])
+    assert options.patch is not None
     smallest = min(min(frame.size) for frame in train)
-    patch = min(options.patch, smallest) // model.size_multiple * model.size_multiple
-    data = PatchDataModule(
+    task, finished, scored = train_on_patches(
+        partial(NoiseModelTask, model, mean_weight=options.mean_weight or 0.0),
         train,
         validation,
-        patch=patch,
-        batch=options.batch,
-        steps=options.steps,
-        seed=options.seed,
-        first_step=first_step,
-        workers=options.workers,
-    )
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    model.train()
-    task = NoiseModelTask(
-        model,
-        steps=options.steps,
-        learning_rate=options.learning_rate,
-        mean_weight=options.mean_weight or 0.0,
-        seed=options.seed,
-        resume_from=checkpoint,
-        source=lambda number: str(data.train_patches.frame_of(number).files[0]),
-    )
-    scored = Validation(max(50, options.steps // 10), options.steps) if validation else None
-    if scored is not None and checkpoint is not None:
-        scored.restore(checkpoint)
-    finished = run_trainer(
-        task,
-        data,
-        out=Path(options.out),
-        checkpoint=CHECKPOINT,
-        steps=options.steps,
-        accelerator=accelerator(options.device),
+        options,
+        patch=min(options.patch, smallest) // model.size_multiple * model.size_multiple,
+        checkpoint=checkpoint,
         progress=progress,
-        scored=scored,
     )
     scores: dict[str, Any] = {"steps": task.step}
     if scored is not None and scored.latest is not None and scored.best is not None:

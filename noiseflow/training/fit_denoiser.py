@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -211,9 +212,7 @@ def _complete(
     progress: Progress,
 ) -> bool:
     """Train a new network from the start or from a checkpoint, save and score it."""
-    from noiseflow.training.likelihood import PatchDataModule
-    from noiseflow.training.run import Validation
-    from noiseflow.training.trainer import run_trainer
+    from noiseflow.training.trainer import train_on_patches
 
     started, out = time.monotonic(), Path(options.out)
     train, validation = hold_out(dataset.frames, 0.1, 0)
@@ -224,41 +223,16 @@ def _complete(
     patch = min(options.patch, smallest) // network.size_multiple * network.size_multiple
     if patch < 1:
         raise UserError(f"--network {options.network}: expected frames of {network.size_multiple} pixels or more")
-    first_step = 0 if checkpoint is None else int(checkpoint["noiseflow_step"])
-    data = PatchDataModule(
+    task, finished, _ = train_on_patches(
+        partial(DenoiserTask, network, source),
         train,
         validation,
+        options,
         patch=patch,
-        batch=options.batch,
-        steps=options.steps,
-        seed=options.seed,
-        first_step=first_step,
-        workers=options.workers,
-    )
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    network.train()
-    task = DenoiserTask(
-        network,
-        source,
-        steps=options.steps,
-        learning_rate=options.learning_rate,
-        seed=options.seed,
-        resume_from=checkpoint,
-        source=lambda number: str(data.train_patches.frame_of(number).files[0]),
-    )
-    watched = Validation(max(50, options.steps // 10), options.steps) if validation else None
-    if watched is not None and checkpoint is not None:
-        watched.restore(checkpoint)
-    finished = run_trainer(
-        task,
-        data,
-        out=out,
-        checkpoint=CHECKPOINT,
-        steps=options.steps,
-        accelerator=accelerator(options.device),
+        checkpoint=checkpoint,
         progress=progress,
-        scored=watched,
     )
+    assert isinstance(task, DenoiserTask)
     network.eval()
     scores: dict[str, Any] = {"steps": task.step}
     rows: list[dict[str, Any]] = []
@@ -274,7 +248,7 @@ def _complete(
     timing = {"seconds": round(time.monotonic() - started, 1)}
     if task.step_seconds:
         timing |= {
-            "step_ms": 1000 * task.step_seconds / max(1, task.step - first_step),
+            "step_ms": 1000 * task.step_seconds / max(1, task.step - task.first_step),
             "drawing_share": task.drawing_seconds / task.step_seconds,
         }
     write_environment(out, environment | timing)

@@ -25,10 +25,11 @@ from noiseflow.noise_level import NoiseLevel
 from noiseflow.options import FitOptions
 from noiseflow.progress import Progress
 from noiseflow.shot import Shot
+from noiseflow.training.batches import BurstDataModule
 from noiseflow.training.card import card_of
-from noiseflow.training.fit import CHECKPOINT, DEFAULT_STEPS, accelerator
+from noiseflow.training.fit import DEFAULT_STEPS
 from noiseflow.training.frame_moments import FoundSignal, fit_moments, frame_moments, texture_of, two_frame_moments
-from noiseflow.training.noisy_only import JOINT_RATE, BurstDataModule, JointTask, NoisyOnlyTask, UnbiasedTask
+from noiseflow.training.noisy_only import JOINT_RATE, JointTask, NoisyOnlyTask, UnbiasedTask
 from noiseflow.training.trainer import run_trainer
 
 log = logging.getLogger(__name__)
@@ -148,9 +149,8 @@ def train_noisy(
         task,
         data,
         out=out,
-        checkpoint=CHECKPOINT,
         steps=steps,
-        accelerator=accelerator(options.device),
+        device=options.device,
         progress=progress,
         clip=None if options.method == "published" else 1.0,
     )

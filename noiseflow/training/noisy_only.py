@@ -14,16 +14,13 @@ Every draw is a function of (seed, step), as in `noiseflow.training.likelihood`.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-import lightning as L
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
 
-from noiseflow.datasets import Burst, BurstPatches, collate_frames
 from noiseflow.denoise import Denoiser, denoise
 from noiseflow.models import Flow
 from noiseflow.models.base import FittedModel
@@ -31,8 +28,9 @@ from noiseflow.noise_level import NoiseLevel
 from noiseflow.randomness import combine
 from noiseflow.shot import Shot
 from noiseflow.training.frame_moments import FoundSignal
-from noiseflow.training.likelihood import NoiseModelTask, one_cycle
+from noiseflow.training.likelihood import drawn_mass
 from noiseflow.training.noise2noise import PUBLISHED_WEIGHT, joint_loss
+from noiseflow.training.task import Task, one_cycle
 
 DENOISER_RATE = 3e-3
 """Peak of the denoiser's one-cycle schedule."""
@@ -46,7 +44,7 @@ Calibration = Callable[[Denoiser, FoundSignal], NoiseLevel]
 """Compares frames with what a denoiser finds: fills the table, returns the noise level function."""
 
 
-class NoisyOnlyTask(NoiseModelTask):
+class NoisyOnlyTask(Task):
     """A denoiser, then a noise model, from batches of frames `(B, N, C, H, W)` with their shot.
 
     Args:
@@ -55,29 +53,17 @@ class NoisyOnlyTask(NoiseModelTask):
         denoiser_steps: steps that the denoiser is trained alone.
         steps: steps after those.
         learning_rate: peak, or constant, of the noise model's schedule.
-        seed: seed of every draw.
-        resume_from: a loaded checkpoint to go on from, as if never stopped.
-        source: names the file that a patch was cut from, by the patch's number; for error messages.
+        rest: as in `Task`.
     """
 
     figures = ("mass", "mse")
+    validated = "val_mass"  # of which there is none: frames have no clean image to be scored with
+    model: FittedModel
 
-    def __init__(
-        self,
-        model: FittedModel,
-        denoiser: Denoiser,
-        *,
-        denoiser_steps: int,
-        steps: int,
-        learning_rate: float,
-        seed: int = 0,
-        resume_from: dict[str, Any] | None = None,
-        source: Callable[[int], str] | None = None,
-    ) -> None:
-        super().__init__(model, steps=steps, learning_rate=learning_rate, seed=seed, source=source)  # type: ignore[arg-type]
+    def __init__(self, model: FittedModel, denoiser: Denoiser, *, denoiser_steps: int, **rest: Any) -> None:
+        super().__init__(model, **rest)
         self.denoiser = denoiser
         self.denoiser_steps = denoiser_steps
-        self.resume_from = resume_from
 
     trains_denoiser = False
     """Whether the second part of the training changes the denoiser too."""
@@ -90,14 +76,13 @@ class NoisyOnlyTask(NoiseModelTask):
 
     def training_step(self, batch: tuple[Tensor, Shot], batch_idx: int) -> dict[str, Tensor]:
         """One step: of the denoiser, or of what comes after it."""
-        frames, shot = batch
-        self._shot = shot
+        frames, shot = self._batch = batch
         if self.step < self.denoiser_steps:
             error = (denoise(self.denoiser, frames[:, 0], shot) - frames[:, 1]).square().mean()
             result = {"loss": error, "mse": error.detach()}
         else:
             result = self.second_step(frames, shot)
-        self.check_finite(result["loss"], shot)
+        self.check_finite(result["loss"])
         return result
 
     @abstractmethod
@@ -141,12 +126,13 @@ class UnbiasedTask(NoisyOnlyTask):
         rest: as in `NoisyOnlyTask`.
     """
 
+    model: Flow
+
     def __init__(self, model: Flow, denoiser: Denoiser, *, calibrate: Calibration, margin: int, **rest: Any) -> None:
         super().__init__(model, denoiser, **rest)
         self.calibrate = calibrate
         self.margin = margin
         self.found = FoundSignal(model.conditions, model.reference.channels)
-        self._restore()
 
     def on_train_batch_start(self, batch: tuple[Tensor, Shot], batch_idx: int) -> None:
         """Between the two networks, compare frames."""
@@ -167,7 +153,7 @@ class UnbiasedTask(NoisyOnlyTask):
         noisy, shot = self.found.bring_back(
             noisy, found, shot, self.model.reference, uniforms, torch.special.ndtri(normals)
         )
-        loss = self.mass(noisy, shot, self.step, _TRAINING)
+        loss = drawn_mass(self.model, noisy, shot, int(combine(self.seed, _TRAINING, self.step)))
         return {"loss": loss, "mass": loss.detach()}
 
     def _uniforms(self, like: Tensor, purpose: int) -> Tensor:
@@ -198,7 +184,6 @@ class JointTask(NoisyOnlyTask):
     ) -> None:
         super().__init__(model, denoiser, **rest)
         self.weight = weight
-        self._restore()
 
     def second_step(self, frames: Tensor, shot: Shot) -> dict[str, Tensor]:
         """The joint loss."""
@@ -217,37 +202,3 @@ def interior(
     height, width = (side - 2 * margin for side in noisy.shape[-2:])
     inside = (..., slice(margin, margin + height), slice(margin, margin + width))
     return found[inside], noisy[inside], shot.crop(margin, margin, height, width)
-
-
-class BurstDataModule(L.LightningDataModule):
-    """Batches of patches of two frames, drawn uniformly over whole frames.
-
-    Args:
-        bursts: what to train on.
-        patch: side of the patches, in pixels of the tensors.
-        batch: patches per step.
-        steps: number of batches, those of earlier processes among them.
-        seed: seed of order and position.
-        first_step: batches that earlier processes of a resumed run have used.
-        workers: reading processes; 0 reads in the main process.
-    """
-
-    def __init__(
-        self,
-        bursts: Sequence[Burst],
-        *,
-        patch: int,
-        batch: int,
-        steps: int,
-        seed: int,
-        first_step: int = 0,
-        workers: int = 0,
-    ) -> None:
-        super().__init__()
-        self.batch, self.first_step, self.workers = batch, first_step, workers
-        self.patches = BurstPatches(bursts, patch, seed, batch * steps)
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        """The training batches, in the order of the patch numbers."""
-        rest = range(self.first_step * self.batch, len(self.patches))
-        return DataLoader(Subset(self.patches, rest), self.batch, num_workers=self.workers, collate_fn=collate_frames)

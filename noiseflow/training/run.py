@@ -16,7 +16,7 @@ import torch
 
 from noiseflow.files import named, write_atomically, write_whole
 from noiseflow.progress import Progress
-from noiseflow.training.likelihood import NoiseModelTask
+from noiseflow.training.task import Task
 
 
 class Validation(L.Callback):
@@ -44,7 +44,7 @@ class Validation(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Score, if this step is one to be scored."""
-        assert isinstance(pl_module, NoiseModelTask)
+        assert isinstance(pl_module, Task)
         self.last = None
         if pl_module.step % self.every and pl_module.step != self.steps:
             return
@@ -84,7 +84,7 @@ class MetricsFile(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the header, or drop the rows of steps that are taken again."""
-        assert isinstance(pl_module, NoiseModelTask)
+        assert isinstance(pl_module, Task)
         kept = [",".join(("step", *pl_module.figures, pl_module.validated, "learning_rate"))]
         if pl_module.first_step:
             kept = self.path.read_text().splitlines()[: pl_module.first_step + 1]
@@ -101,7 +101,7 @@ class MetricsFile(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Write the step that has just been taken."""
-        assert isinstance(pl_module, NoiseModelTask)
+        assert isinstance(pl_module, Task)
         validated = self.validation.last if self.validation else None
         values = (
             str(pl_module.step),
@@ -141,7 +141,7 @@ class Checkpoints(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save every so often."""
-        assert isinstance(pl_module, NoiseModelTask)
+        assert isinstance(pl_module, Task)
         if pl_module.step % self.every == 0:
             self._save(trainer)
 
@@ -181,7 +181,7 @@ class ShowProgress(L.Callback):
         batch_idx: int,
     ) -> None:
         """Show running means over about the last 50 steps."""
-        assert isinstance(pl_module, NoiseModelTask)
+        assert isinstance(pl_module, Task)
         for name in pl_module.figures:
             if name in outputs:
                 value = float(outputs[name])

@@ -7,7 +7,8 @@ import torch
 
 from noiseflow.datasets import collate, open_dataset
 from noiseflow.models import NoiseLevelFunction, glow
-from noiseflow.training.likelihood import NoiseModelTask, PatchDataModule
+from noiseflow.training.batches import PatchDataModule
+from noiseflow.training.likelihood import NoiseModelTask
 from noiseflow.training.mean_noise import mean_error
 from noiseflow.training.noise_level import fit_noise_level
 from noiseflow.transforms import ActNorm
