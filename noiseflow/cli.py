@@ -19,6 +19,7 @@ from noiseflow.options import (
     DenoiseCompareOptions,
     DenoiseFitOptions,
     EvaluateOptions,
+    ExportOptions,
     FitOptions,
     ImportOptions,
     SampleOptions,
@@ -35,6 +36,7 @@ _OPTIONS: dict[str, type] = {
     "synthesize": SynthesizeOptions,
     "calibrate": CalibrateOptions,
     "import": ImportOptions,
+    "export": ExportOptions,
     "denoise fit": DenoiseFitOptions,
     "denoise apply": DenoiseApplyOptions,
     "denoise compare": DenoiseCompareOptions,
@@ -154,6 +156,8 @@ def _parser() -> Any:
         ImportOptions,
         {"checkpoint": about},
     )
+    about = "a .safetensors file, a run folder, or a noise profile"
+    command("export", "write a model for other programs", ExportOptions, {"model": about})
     command("info", "describe a model, a run, a data set or an image", None, {"target": "file or folder"})
     return parser
 
@@ -266,6 +270,10 @@ def _dispatch(name: str, given: dict[str, Any], line: str) -> int:
         from noiseflow.commands import import_model
 
         return import_model.run(given["checkpoint"], ImportOptions(**_of(ImportOptions, given)))
+    if name == "export":
+        from noiseflow.commands import export
+
+        return export.run(given["model"], ExportOptions(**_of(ExportOptions, given)))
     if name == "denoise fit":
         from noiseflow.commands import denoise
 

@@ -34,6 +34,12 @@ def save(model: FittedModel | Denoiser, path: str | Path) -> None:
         model: a model that one of the named architectures returned, or a denoiser.
         path: where to; its folder must exist.
     """
+    tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    write_atomically(Path(path), to_bytes(tensors, metadata={_KEY: described(model)}))
+
+
+def described(model: FittedModel | Denoiser) -> str:
+    """What a file says about the model in it: JSON with sorted keys."""
     name, arguments = model.architecture
     header = {
         "format": FORMAT,
@@ -48,8 +54,7 @@ def save(model: FittedModel | Denoiser, path: str | Path) -> None:
         header["cameras"] = list(model.cameras)
         header["iso_range"] = [min(isos), max(isos)]
         header["noise_domain"] = model.noise_domain
-    tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    write_atomically(Path(path), to_bytes(tensors, metadata={_KEY: json.dumps(header, sort_keys=True)}))
+    return json.dumps(header, sort_keys=True)
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -1,7 +1,8 @@
-"""Output folders: claimed before any work is done, and never emptied."""
+"""Output folders and files: claimed before any work is done; folders are never emptied."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from noiseflow.errors import UserError
@@ -26,4 +27,25 @@ def claim(out: str | Path, *, overwrite: bool = False) -> Path:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{path}: cannot make the folder ({error.strerror})") from error
+    return path
+
+
+def claim_file(out: str | Path, endings: Sequence[str], *, overwrite: bool = False) -> Path:
+    """Accept the path of an output file.
+
+    Args:
+        out: the file.
+        endings: what its name may end in.
+        overwrite: accept a file that exists.
+
+    Raises:
+        UserError: it ends in something else, exists, or its folder does not.
+    """
+    path = Path(out)
+    if path.suffix not in endings:
+        raise UserError(f"{path}: expected a name that ends in {' or '.join(endings)}")
+    if path.exists() and not overwrite:
+        raise UserError(f"{path}: the file exists; choose another name or pass --overwrite")
+    if not path.parent.is_dir():
+        raise UserError(f"{path}: the folder {path.parent} does not exist")
     return path

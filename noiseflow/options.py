@@ -303,6 +303,17 @@ class ImportOptions:
     overwrite: bool = _option("replace files that are there already", False)
 
 
+@dataclass(kw_only=True)
+class ExportOptions:
+    """What a model is written as."""
+
+    out: str = _option(
+        "the file to write: .csv or .txt, a table of noise level functions, one for each camera and ISO; "
+        ".onnx, the network of a denoiser"
+    )
+    overwrite: bool = _option("replace a file that is there already", False)
+
+
 def as_dict(options: Any) -> dict[str, Any]:
     """The options by name."""
     return {field.name: getattr(options, field.name) for field in fields(options)}

@@ -103,9 +103,14 @@ def write_nlf_table(path: Path | str, table: Mapping[tuple[str, float], Line]) -
     Args:
         path: the file.
         table: (camera, ISO) → noise level function.
+
+    Raises:
+        UserError: a camera's name holds a comma or a line break, which the layout has no way to say.
     """
     lines = [",".join(_HEADER)]
     for (camera, iso), line in sorted(table.items()):
+        if "," in camera or camera.splitlines() != [camera]:
+            raise UserError(f"{path}: expected names of cameras without commas and line breaks, got {camera!r}")
         speed = f"{int(iso):05d}" if iso == int(iso) else repr(iso)
         lines.append(f"{camera}_{speed},{line.slope!r},{line.intercept!r}")
     write_atomically(Path(path), "\n".join([*lines, ""]).encode())

@@ -9,6 +9,7 @@ from noiseflow.commands import import_parameters
 from noiseflow.denoise import Denoiser
 from noiseflow.errors import UserError
 from noiseflow.files import file_hash, save
+from noiseflow.folders import claim_file
 from noiseflow.importers import import_checkpoint
 from noiseflow.models import FittedModel
 from noiseflow.options import ImportOptions
@@ -22,10 +23,10 @@ def run(checkpoint: str, options: ImportOptions) -> int:
     if source.suffix.lower() in import_parameters.SUFFIXES:
         if options.denoiser is not None:
             raise UserError(f"--denoiser: {checkpoint} holds noise parameters and no denoiser")
-        _check(Path(options.out), options.overwrite, import_parameters.ending(source))
-        return import_parameters.run(checkpoint, Path(options.out))
+        out = claim_file(options.out, [import_parameters.ending(source)], overwrite=options.overwrite)
+        return import_parameters.run(checkpoint, out)
     for name in filter(None, (options.out, options.denoiser)):
-        _check(Path(name), options.overwrite)
+        claim_file(name, [".safetensors"], overwrite=options.overwrite)
     found = import_checkpoint(checkpoint)
     if found.denoiser is None and options.denoiser is not None:
         raise UserError(f"--denoiser: {checkpoint} holds no denoiser")
@@ -45,13 +46,3 @@ def run(checkpoint: str, options: ImportOptions) -> int:
         print(name)
     log.info("these weights are under %s: see their authors' terms", written[0][1].card["imported"]["licence"])
     return 0
-
-
-def _check(path: Path, overwrite: bool, ending: str = ".safetensors") -> None:
-    """Say what is wrong with an output path before anything is read."""
-    if path.suffix != ending:
-        raise UserError(f"{path}: expected a name that ends in {ending}")
-    if path.exists() and not overwrite:
-        raise UserError(f"{path}: the file exists; choose another name or pass --overwrite")
-    if not path.parent.is_dir():
-        raise UserError(f"{path}: the folder {path.parent} does not exist")
