@@ -34,7 +34,7 @@ def command() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with the CC15 pictures")
     parser.add_argument("--work", type=Path, default=Path("denoise-cc15-work"), help="folder for runs")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=2000, help="training steps of the denoisers")
+    parser.add_argument("--steps", type=int, default=1500, help="training steps of the denoisers")
     parser.add_argument("--flow-steps", type=int, default=1200, help="training steps of srgb_flow and glow")
     parser.add_argument("--out", type=Path, default=HERE / "cc15.md")
     options = parser.parse_args()
