@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from jaxtyping import Float
@@ -16,6 +16,9 @@ from torch import Tensor
 
 from noiseflow.errors import DefectError, UserError
 from noiseflow.shot import Shot
+
+if TYPE_CHECKING:
+    from noiseflow.datasets.bursts import NoisyPair
 
 _log = logging.getLogger(__name__)
 
@@ -95,18 +98,32 @@ def collate(pairs: Sequence[Pair]) -> tuple[Float[Tensor, "b c h w"], Shot]:
     pictures = [pair.srgb for pair in pairs if pair.srgb is not None]
     if pictures and len(pictures) < len(pairs):
         raise UserError("expected a clean picture with every pair of a batch or with none, got it with some")
-    shot = Shot.of(
-        torch.stack([pair.clean for pair in pairs]),
-        camera=[pair.camera for pair in pairs],
-        iso=torch.tensor([pair.iso for pair in pairs]),
-        lsb=torch.stack([pair.lsb for pair in pairs]),
-        low=torch.stack([pair.low for pair in pairs]),
-        high=torch.stack([pair.high for pair in pairs]),
-        cfa=tuple(pair.cfa for pair in pairs),
-        origin=torch.tensor([pair.origin for pair in pairs], dtype=torch.int64),
-        srgb=torch.stack(pictures) if pictures else None,
-    )
+    clean = torch.stack([pair.clean for pair in pairs])
+    shot = shot_of_patches(pairs, clean, srgb=torch.stack(pictures) if pictures else None)
     return torch.stack([pair.noisy for pair in pairs]), shot
+
+
+def shot_of_patches(
+    patches: Sequence[Pair] | Sequence[NoisyPair], clean: Float[Tensor, "b c h w"], **more: Tensor | None
+) -> Shot:
+    """The shot of a batch of patches.
+
+    Args:
+        patches: one a row.
+        clean: their clean images.
+        more: pictures and maps of the shot.
+    """
+    return Shot.of(
+        clean,
+        camera=[patch.camera for patch in patches],
+        iso=torch.tensor([patch.iso for patch in patches]),
+        lsb=torch.stack([patch.lsb for patch in patches]),
+        low=torch.stack([patch.low for patch in patches]),
+        high=torch.stack([patch.high for patch in patches]),
+        cfa=tuple(patch.cfa for patch in patches),
+        origin=torch.tensor([patch.origin for patch in patches], dtype=torch.int64),
+        **more,
+    )
 
 
 @dataclass(frozen=True)
@@ -157,7 +174,31 @@ def rectangle_of(frame: Sized, top: int, left: int, height: int | None, width: i
     return top, left, height, width
 
 
-class FramePair(ABC):
+class OnGrid(ABC):
+    """What has a code grid: the parts of it by name."""
+
+    @property
+    @abstractmethod
+    def grid(self) -> CodeGrid:
+        """Decided once, for all that is read from it."""
+
+    @property
+    def lsb(self) -> Float[Tensor, "c"]:
+        """Code width in linear units, `(C,)` float64; 0 where values lie on no grid."""
+        return self.grid.lsb
+
+    @property
+    def low(self) -> Float[Tensor, "c"]:
+        """Lowest value that a noisy frame can hold, `(C,)` float64."""
+        return self.grid.low
+
+    @property
+    def high(self) -> Float[Tensor, "c"]:
+        """Highest value that a noisy frame can hold, `(C,)` float64."""
+        return self.grid.high
+
+
+class FramePair(OnGrid):
     """One noisy frame with its clean one. Nothing is read before it is needed; safe to pickle.
 
     An implementer gives the names, `cfa`, `channels`, `size`, `_declared` and `_cut`; reading, the code grid
@@ -203,21 +244,6 @@ class FramePair(ABC):
     def _cut_picture(self, top: int, left: int, height: int, width: int) -> Float[Tensor, "3 h2 w2"] | None:
         """The clean sRGB picture of a rectangle, at mosaic resolution; None where the frame has none."""
         return None
-
-    @property
-    def lsb(self) -> Float[Tensor, "c"]:
-        """Code width in linear units, `(C,)` float64; 0 where the frame's values lie on no grid."""
-        return self.grid.lsb
-
-    @property
-    def low(self) -> Float[Tensor, "c"]:
-        """Lowest value that the noisy frame can hold, `(C,)` float64."""
-        return self.grid.low
-
-    @property
-    def high(self) -> Float[Tensor, "c"]:
-        """Highest value that the noisy frame can hold, `(C,)` float64."""
-        return self.grid.high
 
     @cached_property
     def grid(self) -> CodeGrid:

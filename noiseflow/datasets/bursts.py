@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from noiseflow.datasets.base import CodeGrid, FramePair, rectangle_of
+from noiseflow.datasets.base import CodeGrid, FramePair, OnGrid, rectangle_of, shot_of_patches
 from noiseflow.datasets.decoded import decoded
 from noiseflow.datasets.pairs import TableFrame
 from noiseflow.datasets.patches import Cut, Patches
@@ -103,18 +103,7 @@ def collate_frames(pairs: Sequence[NoisyPair]) -> tuple[Float[Tensor, "b n c h w
             raise UserError(f"expected the map {name} with every pair of a batch or with none, got it with some")
         maps[name] = torch.stack(known) if known else None
     frames = torch.stack([pair.frames for pair in pairs])
-    shot = Shot.of(
-        frames.double().mean(dim=1).float(),
-        camera=[pair.camera for pair in pairs],
-        iso=torch.tensor([pair.iso for pair in pairs]),
-        lsb=torch.stack([pair.lsb for pair in pairs]),
-        low=torch.stack([pair.low for pair in pairs]),
-        high=torch.stack([pair.high for pair in pairs]),
-        cfa=tuple(pair.cfa for pair in pairs),
-        origin=torch.tensor([pair.origin for pair in pairs], dtype=torch.int64),
-        **maps,
-    )
-    return frames, shot
+    return frames, shot_of_patches(pairs, frames.double().mean(dim=1).float(), **maps)
 
 
 def collate_pairs(pairs: Sequence[NoisyPair]) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"], Shot]:
@@ -123,7 +112,7 @@ def collate_pairs(pairs: Sequence[NoisyPair]) -> tuple[Float[Tensor, "b c h w"],
     return frames[:, 0], frames[:, 1], shot
 
 
-class Burst:
+class Burst(OnGrid):
     """Two or more noisy frames of one scene. Nothing is read before it is needed; safe to pickle.
 
     Args:
@@ -188,21 +177,6 @@ class Burst:
         low = torch.stack([one.low for one in every]).amin(dim=0)
         high = torch.stack([one.high for one in every]).amax(dim=0)
         return CodeGrid(grid.lsb, low, high)
-
-    @property
-    def lsb(self) -> Float[Tensor, "c"]:
-        """Code width in linear units, `(C,)` float64; 0 where values lie on no grid."""
-        return self.grid.lsb
-
-    @property
-    def low(self) -> Float[Tensor, "c"]:
-        """Lowest value that a frame can hold, `(C,)` float64."""
-        return self.grid.low
-
-    @property
-    def high(self) -> Float[Tensor, "c"]:
-        """Highest value that a frame can hold, `(C,)` float64."""
-        return self.grid.high
 
     def read(
         self,
