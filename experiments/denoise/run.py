@@ -138,6 +138,7 @@ def table(work: Path, size: Size) -> tuple[str, bool]:
     held, seconds = True, 0.0
     for phone in PHONES:
         scores: dict[str, list[dict]] = {source: [] for source in SOURCES}
+        by_iso: dict[float, dict[str, list[dict]]] = {}
         images, noisy = 0, []
         for seed in size.seeds:
             folder = work / phone / str(seed)
@@ -149,6 +150,9 @@ def table(work: Path, size: Size) -> tuple[str, bool]:
                 figures = {key: source[key] for key in ("drawing_share", "step_ms")}
                 figures |= {key: source[key]["value"] for key in ("psnr", "ssim")}
                 scores[source["name"]].append(figures)
+                for shot in source["by_shot"]:
+                    of_iso = by_iso.setdefault(shot["iso"], {name: [] for name in SOURCES})
+                    of_iso[source["name"]].append({"psnr": shot["psnr"], "ssim": shot["ssim"]})
         sources = compare_scores(scores)
         flow = next(source for source in sources if source["name"] == "noise_flow")
         gain, gap = flow["difference"], flow["gap"]
@@ -163,12 +167,25 @@ def table(work: Path, size: Size) -> tuple[str, bool]:
             "",
             *markdown(sources),
             "",
+            *by_iso_rows(by_iso),
+            "",
             f"noise_flow − gaussian: {spread(gain, 3)} dB, {'surely' if better else 'not surely'} above 0. PGap of "
             f"noise_flow: {spread(gap, 3)} dB, "
             + (f"inside ± {EQUIVALENT} dB." if equivalent else f"not shown to lie within ± {EQUIVALENT} dB."),
         ]
     lines += ["", f"{seconds / 60:.0f} core-minutes in all; one thread, torch {torch.__version__}.", ""]
     return "\n".join(lines), held
+
+
+def by_iso_rows(by_iso: dict[float, dict[str, list[dict]]]) -> list[str]:
+    """PSNR and its difference to gaussian at every ISO, as the lines of a Markdown table."""
+    isos = sorted(by_iso)
+    headings = ["noise", *(text for iso in isos for text in (f"ISO {iso:g}: PSNR, dB", "− gaussian, dB"))]
+    lines = ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
+    for entries in zip(*(compare_scores(by_iso[iso]) for iso in isos), strict=True):
+        cells = [text for entry in entries for text in (spread(entry["psnr"], 2), spread(entry["difference"], 2))]
+        lines.append("| " + " | ".join([entries[0]["name"], *cells]) + " |")
+    return lines
 
 
 if __name__ == "__main__":
