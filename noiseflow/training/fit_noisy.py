@@ -133,7 +133,7 @@ def train_noisy(
         "learning_rate": options.learning_rate,
         "seed": options.seed,
         "resume_from": checkpoint,
-        "source": lambda number: str(data.patches.frame_of(number).files[0]),
+        "source": lambda number: str(data.train_patches.frame_of(number).files[0]),
     }
     for network in (model, denoiser):
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
