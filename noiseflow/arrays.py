@@ -19,13 +19,19 @@ def to_planes(array: NDArray[Any], channels: int, cfa: str) -> Float[Tensor, "c 
     """An image as planes, float32.
 
     Args:
-        array: `(H, W)` mosaic or `(4, H, W)` packed for 4 channels, `(H, W, 3)` R G B for 3, `(H, W)` for 1.
+        array: `(H, W)` mosaic or `(4, H, W)` packed for 4 channels, `(H, W, 3)` R G B for 3, `(H, W)` for 1; linear
+            units, floating-point.
         channels: 1, 3 or 4.
         cfa: pattern of a mosaic.
 
     Raises:
-        ValueError: another shape.
+        ValueError: another shape, or integers.
     """
+    if array.dtype.kind != "f":
+        raise ValueError(
+            f"clean: expected floating-point values in linear units (0 black, 1 white), got {array.dtype}; "
+            "scale codes first: (codes - black) / (white - black), or k / 255 for 8-bit pictures"
+        )
     image = torch.as_tensor(np.ascontiguousarray(array, dtype=np.float32))
     if channels == 4 and image.ndim == 2:
         return pack(image, cfa)

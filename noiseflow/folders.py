@@ -42,7 +42,7 @@ def claim_file(out: str | Path, endings: Sequence[str], *, overwrite: bool = Fal
         UserError: it ends in something else, exists, or its folder does not.
     """
     path = Path(out)
-    if path.suffix not in endings:
+    if path.suffix.lower() not in endings:
         raise UserError(f"{path}: expected a name that ends in {' or '.join(endings)}")
     if path.exists() and not overwrite:
         raise UserError(f"{path}: the file exists; choose another name or pass --overwrite")

@@ -136,6 +136,11 @@ class DenoiserOptions(DataOptions):
     learning_rate: float = _option("peak of the one-cycle schedule", 1e-3)
     width: int | None = _option("channels of the hidden layers; default: the network's own (dncnn, nafnet-small)", None)
     depth: int | None = _option("number of convolutions; default 9 (dncnn)", None)
+    noise_cameras: str | None = _option(
+        "cameras to draw noise of, separated by commas; default: those of --cameras, else all of the noise model",
+        None,
+    )
+    noise_isos: str | None = _option("ISOs to draw noise of, likewise; default: those of --isos, else all", None)
 
 
 @dataclass(kw_only=True)

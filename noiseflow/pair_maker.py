@@ -34,6 +34,8 @@ RECORDS = "records"
 PARTIAL = ".partial"
 """Folder of files that are being written: a folder a process, named by its rank and its id."""
 
+_PICTURES = (".png", ".tif", ".tiff")
+
 Row = dict[str, str]
 """A row of `pairs.csv`."""
 
@@ -143,7 +145,8 @@ class PairMaker(Dataset[list[Row]]):
         own = seed_of(content)
         if record.is_file():
             done = json.loads(record.read_text(encoding="utf-8"))
-            if done["content"] == own:
+            names = {row[kind] for row in done["rows"] for kind in ("noisy", "clean")}
+            if done["content"] == own and all((self.out / name).is_file() for name in names):
                 return list(done["rows"])
         try:
             files, rows = self._make(item, path, own)
@@ -194,8 +197,7 @@ class PairMaker(Dataset[list[Row]]):
         suffix, channels = path.suffix.lower(), self.model.channels
         stored = read_photo(path) if suffix in PHOTO_SUFFIXES else None
         if suffix in IMAGE_SUFFIXES:
-            image = read_image(path)
-            stored = image if image.ndim == 3 and image.dtype == np.uint8 else None
+            stored = self._picture(path, read_image(path))
         if stored is not None and channels in (3, 4):
             picture = self._sized(path, stored)
             codes = np.rint(255 * picture).astype(np.uint8) if picture.dtype.kind == "f" else picture
@@ -224,8 +226,24 @@ class PairMaker(Dataset[list[Row]]):
             planes = planes[:, top : top + height, left : left + width].clone()
         return _Clean(planes, clean.cfa, grid)
 
+    def _picture(self, path: Path, image: NDArray[Any]) -> NDArray[np.uint8] | None:
+        """A stored image as 8-bit R G B, if it is a picture and no mosaic.
+
+        A grey PNG or TIFF of 8 bits is a picture, unless `cfa` says that it is a mosaic.
+        """
+        grey = image.ndim == 2 and path.suffix.lower() in _PICTURES and self.recipe.cfa is None
+        if grey and image.dtype == np.uint8 and self.model.channels != 1:
+            image = np.repeat(image[..., None], 3, axis=2)
+        if image.ndim != 3:
+            return None
+        if image.dtype == np.uint16 and self.recipe.white is None:
+            image = np.rint(image / 257).astype(np.uint8)
+        return image if image.dtype == np.uint8 else None
+
     def _sized(self, path: Path, picture: NDArray[Any]) -> NDArray[Any]:
         """A picture shrunk and cut to the size asked for, or to even sides."""
+        if min(picture.shape[:2]) < 2:
+            raise UserError(f"{path}: expected at least 2×2, got {_said(picture.shape[:2])}")
         if self.recipe.size is None:
             return picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]
         height, width = self.recipe.size

@@ -19,7 +19,7 @@ from noiseflow.errors import UserError
 from noiseflow.files import write_atomically, write_whole
 from noiseflow.models import FittedModel
 from noiseflow.raw.cfa import pack, unpack
-from noiseflow.raw.decode import IMAGE_SUFFIXES, read_image, read_raw
+from noiseflow.raw.decode import IMAGE_SUFFIXES, PHOTO_SUFFIXES, read_image, read_photo, read_raw
 from noiseflow.shot import Shot
 
 
@@ -62,7 +62,7 @@ def read_clean(
     """Read one clean image and bring it to linear units and the model's channels.
 
     Args:
-        path: MAT, NPY, PNG, TIFF or a camera raw file.
+        path: MAT, NPY, PNG, TIFF, JPEG, WebP or a camera raw file.
         model: says how many channels there must be.
         black: black level in codes, where the file does not say.
         white: white level in codes, likewise.
@@ -72,7 +72,8 @@ def read_clean(
     Raises:
         UserError: the file is missing or damaged, does not say its levels or pattern, or does not suit the model.
     """
-    if path.suffix.lower() not in IMAGE_SUFFIXES:
+    suffix = path.suffix.lower()
+    if suffix not in (*IMAGE_SUFFIXES, *PHOTO_SUFFIXES):
         if not path.is_file():
             raise UserError(f"{path}: no such file")
         raw = read_raw(path, black, white, cfa)
@@ -84,7 +85,7 @@ def read_clean(
             _packed(path, raw.mosaic, str(raw.cfa), model), raw.cfa, np.dtype(np.uint16), zero, level - zero,
             raw.lsb, 0.0 - zero * raw.lsb, 1.0, "dng", levels.tolist(),
         )  # fmt: skip
-    stored = read_image(path)
+    stored = read_photo(path) if suffix in PHOTO_SUFFIXES else read_image(path)
     lsb: Tensor | None = None
     low: Tensor | None = None
     high: float | None = None
@@ -115,7 +116,7 @@ def read_clean(
     else:
         wanted = {3: "an (H, W, 3) picture", 1: "an (H, W) image"}.get(model.channels, "an (H, W) mosaic")
         raise UserError(f"{path}: expected {wanted} for a {model.packing} model, got shape {tuple(image.shape)}")
-    kind = {".tif": "png", ".tiff": "png"}.get(path.suffix.lower(), path.suffix.lower()[1:])
+    kind = suffix[1:] if suffix in (".npy", ".mat") else "png"
     return StoredImage(image, pattern, stored.dtype, base, codes, lsb, low, high, kind)
 
 

@@ -96,7 +96,7 @@ def synthesize_folder(
         for rows in loader:
             made.append(rows)
             progress.update(1)
-    except UserError:
+    except Exception:
         if crew.size == 1 and not (out / RECORDS).exists():  # nothing was made: another command can be given
             shutil.rmtree(folder, ignore_errors=True)
             (out / COMMAND_FILE).unlink(missing_ok=True)
@@ -124,6 +124,8 @@ def find_images(source: Path, out: Path) -> list[Path]:
         raise UserError(f"{source}: expected a folder of clean images, got {'a file' if source.exists() else 'none'}")
     known = (*IMAGE_SUFFIXES, *PHOTO_SUFFIXES, *RAW_SUFFIXES)
     inside = out.resolve()
+    if source.resolve().is_relative_to(inside):
+        raise UserError(f"{out}: expected an output folder that does not hold the clean images")
     items = sorted(
         path.relative_to(source)
         for path in source.rglob("*")

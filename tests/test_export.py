@@ -1,6 +1,7 @@
 """`noiseflow export`: tables that come back as the same model, ONNX files that give the same images elsewhere."""
 
 import json
+import shutil
 
 import numpy as np
 import onnx
@@ -48,8 +49,9 @@ def test_a_table_comes_back_as_the_same_model(tmp_path):
 
 
 @torch.no_grad()
-def test_the_table_of_a_profile(tmp_path):
+def test_the_table_of_a_profile(tmp_path, caplog):
     assert run("export", "eld-sony-a7s2", "--out", tmp_path / "a.txt") == 0
+    assert "nearest" not in caplog.text  # it is exact
     level = physics_of(read_profile(BUILT_IN["eld-sony-a7s2"])).noise_level()
     for (camera, iso), line in read_nlf_table(tmp_path / "a.txt").items():
         row = level.conditions.pairs.index((camera, iso))
@@ -99,6 +101,8 @@ BAD = {
     "another ending": (("nlf.safetensors", "--out", "a.bin"), "expected a name that ends in .csv or .txt or .onnx"),
     "a noise model as a network": (("nlf.safetensors", "--out", "a.onnx"), "expected a denoiser, found a noise model"),
     "a network as a table": (("dncnn.safetensors", "--out", "a.csv"), "expected a noise model, found a denoiser"),
+    "a folder with a network": (("dncnn", "--out", "a.csv"), "holds a denoiser and no noise model"),
+    "a folder with a noise model": (("nlf", "--out", "a.onnx"), "holds a noise model and no denoiser"),
     "noise of pictures": (("srgb.safetensors", "--out", "a.csv"), "expected a model of raw noise"),
     "a file that is there": (("nlf.safetensors", "--out", "nlf.csv"), "pass --overwrite"),
     "a folder that is not": (("nlf.safetensors", "--out", "no/a.csv"), "does not exist"),
@@ -113,6 +117,9 @@ def test_bad_input_is_said_in_a_line(case, tmp_path, capsys, monkeypatch):
     save(NETWORKS["dncnn"](4, width=4, depth=2), "dncnn.safetensors")
     save(srgb_flow([("S6", 100)]), "srgb.safetensors")
     save(NoiseLevelFunction([("a,b", 100)], channels=4), "comma.safetensors")
+    for folder, name in (("nlf", "model"), ("dncnn", "denoiser")):
+        (tmp_path / folder).mkdir()
+        shutil.copy(f"{folder}.safetensors", tmp_path / folder / f"{name}.safetensors")
     (tmp_path / "nlf.csv").write_text("mine")
     arguments, expected = BAD[case]
     before = sorted(path.name for path in tmp_path.iterdir())

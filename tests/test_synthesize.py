@@ -237,6 +237,32 @@ def test_a_finished_folder_and_photos_that_come_later(world, pictures, tmp_path,
     assert [row["source"] for row in rows_of(tmp_path / "o")] == ["z.png"]
 
 
+def test_results_that_were_lost_are_made_again(world, pictures, tmp_path):
+    out, more = tmp_path / "o", ("--srgb", "--size", "32x48", "--count", 2)
+    assert run(*command(world, out, *more)) == 0
+    (out / "noisy" / "03_1.png").unlink()
+    next((out / "clean").glob("05*")).unlink()
+    assert run(*command(world, out, *more)) == 0
+    assert content(out) == content(pictures)
+
+
+@pytest.mark.parametrize("model", ["raw", "srgb"])
+def test_grey_and_16_bit_pictures_are_pictures(world, tmp_path, model):
+    """A grey PNG gives what the same picture with three equal colours gives; 16 bits what their 8 highest give."""
+    grey = cv2.imread(str(world / "photos" / "00.png"), cv2.IMREAD_GRAYSCALE)
+    colour = np.repeat(grey[..., None], 3, axis=2)
+    cleans = []
+    for name, picture in {"grey": grey, "colour": colour, "deep": colour.astype(np.uint16) * 257}.items():
+        (tmp_path / name).mkdir()
+        assert cv2.imwrite(str(tmp_path / name / "a.png"), picture)
+        base = ("synthesize", tmp_path / name, tmp_path / f"{name}-out", "--model", world / f"{model}.safetensors")
+        more = ("--srgb", "--cameras", "S6") if model == "raw" else ("--cameras", "S6")
+        assert run(*base, *more) == 0
+        (row,) = rows_of(tmp_path / f"{name}-out")
+        cleans.append(read_image(tmp_path / f"{name}-out" / row["clean"]))
+    assert np.array_equal(cleans[0], cleans[1]) and np.array_equal(cleans[2], cleans[1])
+
+
 def test_ctrl_c(world, tmp_path):
     child = started(world, tmp_path / "o", "--srgb", "--count", 100, "--workers", 2)
     deadline = time.monotonic() + 120
@@ -263,6 +289,9 @@ BAD = {
     "pattern": lambda w, t: command(w, t / "o", "--cfa", "RGBW"),
     "srgb of a picture model": lambda w, t: command(w, t / "o", "--srgb", model="srgb"),
     "workers": lambda w, t: command(w, t / "o", "--workers", "-1"),
+    "a range the wrong way": lambda w, t: command(w, t / "o", "--isos", "800-100"),
+    "an ISO that none has": lambda w, t: command(w, t / "o", "--isos", "100,5000"),
+    "out around source": lambda w, t: command(w, w),
 }  # fmt: skip
 
 
@@ -292,8 +321,14 @@ def test_other_bad_input(world, tmp_path, capsys):
     (tmp_path / "full" / "file").write_text("mine")
     assert run(*command(world, tmp_path / "full")) == 1
     assert "not empty" in capsys.readouterr().err
-    np.save(tmp_path / "in" / "m.npy", np.zeros((8, 8), np.float32))
     (tmp_path / "in" / "a.jpg").unlink()
+    for shape, expected in (((1, 1, 3), "at least 2×2"), ((8, 8, 4), "without transparency")):
+        assert cv2.imwrite(str(tmp_path / "in" / "p.png"), np.zeros(shape, np.uint8))
+        assert run(*base) == 1
+        assert expected in capsys.readouterr().err
+        assert not (tmp_path / "o" / "synthesize.json").exists()
+    (tmp_path / "in" / "p.png").unlink()
+    np.save(tmp_path / "in" / "m.npy", np.zeros((8, 8), np.float32))
     assert run(*base) == 1
     assert "pass --cfa" in capsys.readouterr().err  # cameras of different patterns
     assert json.loads((world / "pictures" / "synthesize.json").read_text())["iso"] is None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -48,6 +48,8 @@ class ConditionDraw:
     """
 
     def __init__(self, model: NoiseModel, cameras: Sequence[str] | None = None, iso: Iso = None) -> None:
+        cameras = [cameras] if isinstance(cameras, str) else cameras
+        iso = _plain(iso)
         unknown = [name for name in cameras or () if name not in model.cameras]
         if unknown or (cameras is not None and not cameras):
             raise ValueError(
@@ -63,6 +65,11 @@ class ConditionDraw:
             elif cameras is not None or not known:
                 listed = ", ".join(f"{value:g}" for value in known) or "none of its own, so that they must be given"
                 raise ValueError(f"iso: expected some that {camera} has ({listed}), got {said(iso)}")
+        if isinstance(iso, list):
+            there = [value for isos, _ in self.choices.values() for value in isos]
+            missing = [value for value in iso if not any(math.isclose(value, one, rel_tol=1e-6) for one in there)]
+            if self.choices and missing:
+                raise ValueError(f"iso: expected some that a camera of the model has, got {said(missing)} beside them")
         if not self.choices:
             raise ValueError(f"iso: expected some that a camera of the model has, got {said(iso)}")
 
@@ -159,6 +166,20 @@ def _among(known: tuple[float, ...], ends: tuple[float, float] | None, iso: Iso)
         if any(math.isclose(value, other, rel_tol=1e-6) for other in known)
         or (ends is not None and ends[0] <= value <= ends[1])
     ), False
+
+
+def _plain(iso: Any) -> Iso:
+    """A choice of ISOs as None, a number, a tuple or a list of numbers."""
+    if iso is None:
+        return None
+    try:
+        if isinstance(iso, (str, bytes)):
+            raise TypeError
+        if isinstance(iso, tuple):
+            return tuple(float(value) for value in iso)
+        return sorted(float(value) for value in iso) if isinstance(iso, Iterable) else float(iso)
+    except (TypeError, ValueError):
+        raise ValueError(f"iso: expected a number, a list, or a range as a tuple, got {iso!r}") from None
 
 
 def _check_iso(iso: Iso) -> None:

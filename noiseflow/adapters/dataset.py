@@ -66,7 +66,12 @@ class NoisyPairs(Dataset[Pair]):
             raise IndexError(index)
         index %= len(self)
         image = self.clean[index]
-        if not isinstance(image, Tensor):
+        if isinstance(image, Tensor):
+            image = image.detach()  # workers cannot hand over a part of a graph
+        elif isinstance(image, (tuple, list)):
+            raise ValueError(f"clean: expected a data set of images, got a {type(image).__name__}; wrap it so that it "
+                             "yields nothing else")  # fmt: skip
+        else:
             image = to_planes(np.asarray(image), channels_of(self.transform.model), self.transform.cfa)
         number = int(self._epoch) * len(self) + index
         noisy, shot = self.transform(image, index=number, return_shot=True)

@@ -64,11 +64,11 @@ class DeepinvNoise(_Base):  # type: ignore[misc]
         """The noisy measurement.
 
         Args:
-            x: linear units, or sRGB for models of pictures.
+            x: a batch or one image, linear units, or sRGB for models of pictures.
             seed: what is drawn is a function of it, of the seed of construction and of the row; None: count, as
                 `NoiseTransform` does.
             kwargs: parameters of other parts of the physics; without effect.
         """
-        index = None if seed is None else combine(seed, torch.arange(len(x)))
+        index = None if seed is None else combine(seed, torch.arange(len(x) if x.ndim == 4 else 1))
         noisy: Tensor = self.noise_model(x, index=index)
         return noisy

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
@@ -18,7 +19,7 @@ from noiseflow.adapters.conditions import ConditionDraw, Iso, code_grid
 from noiseflow.arrays import like_array, to_planes
 from noiseflow.models import Flow, NoiseModel, quantise, synthesize
 from noiseflow.randomness import combine
-from noiseflow.shot import Shot
+from noiseflow.shot import CFA_PATTERNS, Shot
 
 _COUNTED, _INDEXED = 1, 2  # so that a count and an index of the same value draw different noise
 
@@ -81,17 +82,27 @@ class NoiseTransform(nn.Module):
         quick: bool = False,
     ) -> None:
         super().__init__()
+        if isinstance(model, (str, Path)):
+            raise ValueError(f"model: expected a noise model, got {str(model)!r}; noiseflow.load reads it")
+        if cfa not in CFA_PATTERNS:
+            raise ValueError(f"cfa: expected one of {', '.join(CFA_PATTERNS)}, got {cfa!r}")
         self.draw = ConditionDraw(model, cameras, iso)
-        self.model = copy.deepcopy(model)
-        if isinstance(self.model, nn.Module):
-            self.model.eval().requires_grad_(False)
+        model = copy.deepcopy(model)
+        if isinstance(model, nn.Module):
+            model.eval().requires_grad_(False)
+        self._held = (model,)  # not a part of this module: casting or saving the network around must not reach it
         self.seed, self.cfa, self.stored, self.quick = seed, cfa, stored, quick
         self.last: Shot | None = None
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
 
+    @property
+    def model(self) -> NoiseModel:
+        """What draws the noise."""
+        return self._held[0]
+
     def extra_repr(self) -> str:
         """What is drawn, for `repr`."""
-        return f"seed={self.seed}, {self.draw.choices}"
+        return f"{type(self.model).__name__}, seed={self.seed}, {self.draw.choices}"
 
     @overload
     def forward(self, clean: Tensor, *, index: int | Int[Tensor, "b"] | None = None) -> Tensor: ...
@@ -124,6 +135,14 @@ class NoiseTransform(nn.Module):
         images = clean if array is None else to_planes(array, channels_of(self.model), self.cfa)
         single = images.ndim == 3
         images = images[None] if single else images
+        channels = getattr(self.model, "channels", None)
+        if images.ndim != 4 or not len(images) or channels not in (None, images.shape[1]):
+            shape = f"({channels or 'C'}, H, W)"
+            raise ValueError(
+                f"clean: expected images {shape} or one or more of them in a batch, got {tuple(clean.shape)}"
+            )
+        if isinstance(self.model, nn.Module):
+            self.model.to(images.device)
         keys = self.keys(len(images), index)
         shot = shot_of(self.model, images, *self.draw(keys), cfa=self.cfa, stored=self.stored)
         noisy = noisy_images(self.model, shot, keys, stored=self.stored, quick=self.quick)
@@ -138,7 +157,10 @@ class NoiseTransform(nn.Module):
     def keys(self, rows: int, index: int | Int[Tensor, "b"] | None) -> Int[Tensor, "b"]:
         """The seed of each image; counts them where no index is given."""
         if index is not None:
-            return combine(self.seed, _INDEXED, torch.as_tensor(index, dtype=torch.int64).cpu()).expand(rows)
+            numbers = torch.as_tensor(index).cpu()
+            if numbers.is_floating_point() or numbers.shape not in ((), (1,), (rows,)):
+                raise ValueError(f"index: expected a whole number for each of {rows} images, got {index}")
+            return combine(self.seed, _INDEXED, numbers.to(torch.int64)).expand(rows)
         worker = get_worker_info()
         place = 0 if worker is None else worker.seed  # the loader's, new in every epoch
         first = int(self.count)

@@ -31,9 +31,9 @@ def line_of(model: FittedModel, camera: str, iso: float) -> Line:
     """
     if model.channels == 3 or model.condition == "srgb":
         raise ValueError("line_of: expected a model of raw noise that is conditioned on the clean raw frame")
-    level = model.noise_level() if isinstance(model, Physics) else getattr(model, "level", None)
+    level = _level(model)
     ends = Shot.of(torch.tensor([0.0, 1.0], dtype=torch.float64).reshape(2, 1, 1, 1), camera=camera, iso=iso)
-    if isinstance(level, NoiseLevel):
+    if level is not None:
         with torch.no_grad():
             dark, light = level.variance(ends).double().reshape(2, -1).mean(dim=1).tolist()
         return Line(light - dark, dark)
@@ -45,3 +45,13 @@ def line_of(model: FittedModel, camera: str, iso: float) -> Line:
     variance = noise.var(dim=(1, 2, 3)).numpy()
     slope, intercept = np.polyfit(x.numpy().astype(np.float64), variance, 1, w=1 / variance)
     return Line(max(float(slope), 0.0), float(intercept))
+
+
+def is_line(model: FittedModel) -> bool:
+    """Whether a model is such a line, or `line_of` has to draw its noise."""
+    return _level(model) is not None
+
+
+def _level(model: FittedModel) -> NoiseLevel | None:
+    level = model.noise_level() if isinstance(model, Physics) else getattr(model, "level", None)
+    return level if isinstance(level, NoiseLevel) else None

@@ -13,7 +13,7 @@ from noiseflow.files import load_denoiser
 from noiseflow.folders import claim
 from noiseflow.options import DenoiseApplyOptions
 from noiseflow.progress import open_progress
-from noiseflow.raw.decode import IMAGE_SUFFIXES, read_raw
+from noiseflow.raw.decode import IMAGE_SUFFIXES, PHOTO_SUFFIXES, RAW_SUFFIXES, read_raw
 from noiseflow.shot import CFA_PATTERNS
 from noiseflow.stored import WRITERS, StoredImage, read_clean, shot_of
 from noiseflow.training.fit import torch_device
@@ -26,7 +26,7 @@ def run(network_name: str, images: Sequence[str], options: DenoiseApplyOptions) 
         raise UserError(f"--cfa: expected one of {', '.join(CFA_PATTERNS)}, got {options.cfa!r}")
     if options.tile is not None and options.tile < 1:
         raise UserError(f"--tile: expected at least 1, got {options.tile}")
-    found = _found(images)
+    found = _found(images, Path(options.out).resolve())
     camera = _camera(network, options)
     for path, _ in found:  # bad input is said before anything is made
         _tags(path, _read(path, network, camera, options).format, options)
@@ -56,17 +56,21 @@ def _read(path: Path, network: Denoiser, camera: str, options: DenoiseApplyOptio
     return read_clean(path, network, black=options.black, white=options.white, cfa=options.cfa, usual_cfa=usual)
 
 
-def _found(images: Sequence[str]) -> list[tuple[Path, Path]]:
-    """Every image, those in folders too, with the path of its result in the output folder, without suffix."""
+def _found(images: Sequence[str], out: Path) -> list[tuple[Path, Path]]:
+    """Every image, those in folders too but for results, with the path of its result, without folder and suffix."""
     found: list[tuple[Path, Path]] = []
     for name in images:
         path = Path(name)
         if not path.is_dir():
             found.append((path, Path(path.stem)))
             continue
-        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in (*IMAGE_SUFFIXES, ".dng") and p.is_file())
+        if path.resolve().is_relative_to(out):
+            raise UserError(f"--out {out}: expected a folder that does not hold the noisy images")
+        known = (*IMAGE_SUFFIXES, *PHOTO_SUFFIXES, *RAW_SUFFIXES)
+        images_in = (p for p in path.rglob("*") if p.suffix.lower() in known and p.is_file())
+        inside = sorted(p for p in images_in if not p.resolve().is_relative_to(out))
         if not inside:
-            raise UserError(f"{path}: expected images ({', '.join(IMAGE_SUFFIXES)}, .dng) in the folder, found none")
+            raise UserError(f"{path}: expected images ({', '.join(known)}) in the folder, found none")
         found += [(p, p.relative_to(path).with_suffix("")) for p in inside]
     targets = [target for _, target in found]
     twice = sorted({str(target) for target in targets if targets.count(target) > 1})

@@ -3,7 +3,7 @@
 Both images are clipped to [0, 1] first, in linear units: packed planes for raw, k/255 for sRGB. Each figure is taken
 per image over all its channels and pixels, and averaged over images.
 
-- PSNR = −10 log₁₀ mean (x − y)², dB.
+- PSNR = −10 log₁₀ mean (x − y)², dB; at most 100, which is what equal images get.
 - SSIM (Wang, Bovik, Sheikh and Simoncelli 2004): Gaussian window of σ = 1.5 and 11×11 pixels, data range 1, K = 0.01
   and 0.03, every channel by itself, over the pixels whose window lies inside the image.
 """
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 POLICY = {
     "range": "both images clipped to [0, 1]; linear units on packed planes (raw) or values/255 (sRGB)",
-    "psnr": "10 log10(1/MSE) over all channels and pixels of an image, dB",
+    "psnr": "10 log10(1/MSE) over all channels and pixels of an image, dB, at most 100",
     "ssim": "Gaussian window of sigma 1.5, 11x11, data range 1, mean over channels and windows inside the image",
     "average": "over images",
 }
@@ -39,6 +39,9 @@ POLICY = {
 
 WINDOW = 11
 """Side of the window of SSIM: images must not be smaller."""
+
+LARGEST_PSNR = 100.0
+"""PSNR of equal images, dB: a mean over images with a saturated one among them stays a number."""
 
 _ROWS = 512  # rows of windows at a time, so that memory does not grow with the image
 
@@ -69,7 +72,7 @@ class ImageScore:
 
 
 def psnr(found: Float[Tensor, "c h w"], clean: Float[Tensor, "c h w"]) -> float:
-    """Peak signal-to-noise ratio of one image, dB; infinite where both are the same after clipping.
+    """Peak signal-to-noise ratio of one image, dB; 100 at most, where both are the same after clipping.
 
     Args:
         found: the image to score, linear units.
@@ -80,7 +83,7 @@ def psnr(found: Float[Tensor, "c h w"], clean: Float[Tensor, "c h w"]) -> float:
         20.0
     """
     error = float((found.double().clamp(0, 1) - clean.double().clamp(0, 1)).square().mean())
-    return math.inf if error == 0 else -10 * math.log10(error)
+    return LARGEST_PSNR if error == 0 else min(LARGEST_PSNR, -10 * math.log10(error))
 
 
 def ssim(found: Float[Tensor, "c h w"], clean: Float[Tensor, "c h w"]) -> float:

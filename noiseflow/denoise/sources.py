@@ -139,7 +139,9 @@ def chosen_pairs(
     )
     if not chosen:
         listed = ", ".join(f"{camera} {iso:g}" for camera, iso in known)
-        raise UserError(f"--cameras, --isos: expected cameras and ISOs that the noise model knows ({listed}), got none")
+        raise UserError(
+            f"--noise-cameras, --noise-isos: expected cameras and ISOs that the noise model knows ({listed}), got none"
+        )
     return chosen
 
 

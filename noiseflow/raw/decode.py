@@ -274,7 +274,8 @@ def read_image(path: Path | str) -> NDArray[Any]:
     if image.dtype.kind not in "uif" or image.dtype.itemsize > 8:
         raise UserError(f"{path}: expected integer or floating-point pixels, got {image.dtype}")
     if 0 in image.shape or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
-        raise UserError(f"{path}: expected shape (H, W) or (H, W, 3), got {tuple(image.shape)}")
+        hint = "; save it without transparency" if image.shape[2:] == (4,) else ""
+        raise UserError(f"{path}: expected shape (H, W) or (H, W, 3), got {tuple(image.shape)}{hint}")
     # a copy of its own: pictures arrive as reversed views, NPY arrays mapped from the file
     return np.array(image, dtype=image.dtype.newbyteorder("="), order="C")
 

@@ -18,6 +18,7 @@ import yaml
 from torch import Tensor
 
 from noiseflow.datasets import (
+    Burst,
     BurstDataset,
     FramePair,
     NoiseDataset,
@@ -345,13 +346,12 @@ def _train(
     from noiseflow.training.trainer import train_on_patches
 
     assert options.patch is not None
-    smallest = min(min(frame.size) for frame in train)
     task, finished, scored = train_on_patches(
         partial(NoiseModelTask, model, mean_weight=options.mean_weight or 0.0),
         train,
         validation,
         options,
-        patch=min(options.patch, smallest) // model.size_multiple * model.size_multiple,
+        patch=patch_within(options.patch, train, model.size_multiple),
         checkpoint=checkpoint,
         progress=progress,
     )
@@ -365,6 +365,25 @@ def _train(
             scores |= {"validated_at": scored.latest[0], "val_mass": scored.latest[1]}
     model.eval()
     return finished, scores
+
+
+def patch_within(patch: int, frames: Sequence[FramePair | Burst], multiple: int) -> int:
+    """The side of patches that fits every frame and divides by a multiple; says so where it is not what was asked for.
+
+    Args:
+        patch: the side asked for.
+        frames: what patches are cut from.
+        multiple: what the side must divide by.
+
+    Returns:
+        0 where no patch fits.
+    """
+    smallest = min(frames, key=lambda frame: min(frame.size))
+    side = min(patch, min(smallest.size)) // multiple * multiple
+    if side < patch:
+        why = f"the size of {smallest.name}" if min(smallest.size) < patch else f"a multiple of {multiple}"
+        log.info("patches of %d×%d, %s", side, side, why)
+    return side
 
 
 def accelerator(device: str) -> str:

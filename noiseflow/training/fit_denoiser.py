@@ -33,6 +33,7 @@ from noiseflow.training.fit import (
     calibration_patches,
     fit_baseline,
     open_split,
+    patch_within,
     selected,
     torch_device,
     write_config,
@@ -156,7 +157,7 @@ def build_network(options: DenoiserOptions, channels: int) -> Denoiser:
         UserError: the network does not take these options, or a number is out of range.
     """
     if options.steps < 0 or options.batch < 1 or options.patch < 1 or not options.learning_rate > 0:
-        raise UserError("--steps, --batch, --patch, --learning-rate: expected positive numbers")
+        raise UserError("--steps: expected 0 or more; --batch, --patch, --learning-rate: expected positive numbers")
     extra = {name: getattr(options, name) for name in ("width", "depth") if getattr(options, name) is not None}
     taken = {"dncnn": ("width", "depth"), "nafnet-small": ("width",)}.get(options.network, ())
     for name in extra:
@@ -189,9 +190,10 @@ def source_of(
     if model is None:
         progress.start(f"fitting {noise.name}")
         model = fit_baseline(noise.name, *calibration_patches(train, options.seed))
-    pairs = chosen_pairs(model.conditions.pairs, *selected(options))
-    cameras = tuple(dict.fromkeys(camera for camera, _ in pairs))
-    return Redrawn(model, pairs, grids_of(train, cameras, model.channels, model))
+    cameras, isos = (options.noise_cameras or options.cameras), (options.noise_isos or options.isos)
+    pairs = chosen_pairs(model.conditions.pairs, *selected(replace(options, cameras=cameras, isos=isos)))
+    drawn = tuple(dict.fromkeys(camera for camera, _ in pairs))
+    return Redrawn(model, pairs, grids_of(train, drawn, model.channels, model))
 
 
 def scored_frames(
@@ -219,8 +221,7 @@ def _complete(
     frames, split = scored_frames(options, dataset, validation)
     _check_sizes(frames)
     source = source_of(noise, options, dataset, train, progress)
-    smallest = min(min(frame.size) for frame in (*train, *validation))
-    patch = min(options.patch, smallest) // network.size_multiple * network.size_multiple
+    patch = patch_within(options.patch, (*train, *validation), network.size_multiple)
     if patch < 1:
         raise UserError(f"--network {options.network}: expected frames of {network.size_multiple} pixels or more")
     task, finished, _ = train_on_patches(

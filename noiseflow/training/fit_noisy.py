@@ -27,7 +27,7 @@ from noiseflow.progress import Progress
 from noiseflow.shot import Shot
 from noiseflow.training.batches import BurstDataModule
 from noiseflow.training.card import card_of
-from noiseflow.training.fit import DEFAULT_STEPS
+from noiseflow.training.fit import DEFAULT_STEPS, patch_within
 from noiseflow.training.frame_moments import FoundSignal, fit_moments, frame_moments, texture_of, two_frame_moments
 from noiseflow.training.noisy_only import JOINT_RATE, JointTask, NoisyOnlyTask, UnbiasedTask
 from noiseflow.training.trainer import run_trainer
@@ -112,10 +112,9 @@ def train_noisy(
         log.warning("the evidence is drawn in %s", out / EVIDENCE)
     denoiser = _denoiser(options, bursts[0].channels)
     multiple = max(model.size_multiple if isinstance(model, Flow) else 1, denoiser.size_multiple)
-    smallest = min(min(burst.size) for burst in bursts)
-    patch = min(options.patch, smallest) // multiple * multiple
+    patch = patch_within(options.patch, bursts, multiple)
     if patch < 1:
-        raise UserError(f"--denoiser {options.denoiser}: expected frames of {multiple} pixels or more, got {smallest}")
+        raise UserError(f"--denoiser {options.denoiser}: expected frames of {multiple} pixels or more")
     steps = options.denoiser_steps + options.steps
     first_step = 0 if checkpoint is None else int(checkpoint["noiseflow_step"])
     data = BurstDataModule(

@@ -76,6 +76,7 @@ def test_moments_of_the_pairs():
 def test_moments_of_deepinv():
     noise = deepinv_noise.DeepinvNoise(nlf(channels=3), iso=800)
     x = torch.full((2, 3, 96, 96), 0.5)
+    assert torch.equal(noise(x[0], seed=4), noise(x, seed=4)[0])
     assert_moments((noise(x, seed=4) - x).double().numpy(), 0.5)
 
 
@@ -231,11 +232,51 @@ def test_virtual_sensors_store_their_own_codes():
         ({"iso": (800, 100)}, "a range"),
         ({"iso": -1}, "positive"),
         ({"cameras": ["G4"], "iso": [800]}, "G4 has"),
+        ({"iso": [100, 1600]}, "got 1600"),
+        ({"iso": "100"}, "a number, a list, or a range"),
+        ({"cfa": "RGBW"}, "cfa: expected one of"),
     ],
 )
 def test_conditions_that_the_model_lacks(arguments, says):
     with pytest.raises(ValueError, match=says):
         NoiseTransform(nlf(), **arguments)
+
+
+def test_conditions_in_other_types():
+    for iso in (np.array([100, 800]), [100, 800], {100, 800}):
+        assert ConditionDraw(nlf(), cameras="S6", iso=iso).choices == {"S6": ((100.0, 800.0), False)}
+
+
+def test_a_cast_of_the_network_around_does_not_reach_the_model():
+    model, clean = nlf(), torch.full((2, 4, 8, 8), 0.5, dtype=torch.float16)
+    alone, inside = NoiseTransform(model, seed=1), NoiseTransform(model, seed=1)
+    network = nn.Sequential(inside).half()
+    assert torch.equal(network(clean), alone(clean))
+    assert set(network.state_dict()) == {"0.count"}
+
+
+def test_what_is_no_image_is_refused():
+    noise = NoiseTransform(nlf())
+    codes = np.full((8, 8), 100, np.uint8)
+    for call in (lambda: add_noise(codes, nlf(), camera="S6", iso=100), lambda: noise(codes)):
+        with pytest.raises(ValueError, match=r"floating-point values in linear units .* got uint8"):
+            call()
+    with pytest.raises(ValueError, match="yields nothing else"):
+        NoisyPairs([(torch.zeros(4, 8, 8),)], noise)[0]
+    for shape in ((0, 4, 8, 8), (2, 3, 8, 8), (3, 8, 8), (1, 1, 4, 8, 8)):
+        with pytest.raises(ValueError, match=r"expected images \(4, H, W\)"):
+            noise(torch.zeros(shape))
+    for index in (1.5, torch.arange(3)):
+        with pytest.raises(ValueError, match="whole number for each of 2 images"):
+            noise(torch.zeros(2, 4, 8, 8), index=index)
+    with pytest.raises(ValueError, match=r"noiseflow\.load reads it"):
+        NoiseTransform("runs/raw")
+
+
+def test_images_that_carry_a_gradient_go_through_workers():
+    pairs = NoisyPairs([torch.full((4, 8, 8), 0.5, requires_grad=True)] * 2, NoiseTransform(nlf()))
+    (batch,) = DataLoader(pairs, batch_size=2, num_workers=1, collate_fn=collate)
+    assert torch.equal(batch[0], collate([pairs[0], pairs[1]])[0])
 
 
 def test_shapes_that_do_not_fit():

@@ -6,6 +6,7 @@ import shutil
 import signal
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import yaml
@@ -127,8 +128,6 @@ def test_apply_keeps_the_layout_of_every_file(data, trained, tmp_path):
     expected = unpack(denoise_whole(load_denoiser(trained), noisy, shot)[0].clamp(0, 1), frame.cfa).numpy()
     written = read_image(out / f"{frame.files[0].stem}_denoised.mat")
     assert np.abs(written - expected).max() < 1e-5  # float32 through tiles, in another order
-    import cv2
-
     codes = cv2.imread(str(tmp_path / "codes" / "deeper" / "codes_denoised.png"), cv2.IMREAD_UNCHANGED)
     assert codes.dtype == np.uint16
     assert np.abs(codes - expected * white).max() < 0.5 + 1e-2
@@ -155,7 +154,7 @@ def test_apply_writes_dngs_that_other_software_reads(data, trained, tmp_path):
             np.testing.assert_array_equal(raw.raw_image_visible, written.codes)
 
 
-def test_pictures(tmp_path):
+def test_pictures(tmp_path, capsys):
     """sRGB from the tree to the PNG: the denoiser learns, and what is written is what it finds, in 8 bits."""
     tree, out = tmp_path / "tree", tmp_path / "run"
     assert run("simulate", tree, "--sensor", "night", "--isos", "3200", "--scenes", 6, "--size", "64x64", "--srgb") == 0
@@ -170,6 +169,16 @@ def test_pictures(tmp_path):
     written = read_image(tmp_path / "clean" / f"{frame.files[0].stem}_denoised.png")
     assert written.dtype == np.uint8
     assert np.abs(written - 255 * expected).max() < 0.5 + 1e-2
+    # A folder: every picture in it, photographs too, but not what was written by an earlier call.
+    photos = tmp_path / "photos"
+    (photos / "done").mkdir(parents=True)
+    shutil.copy(frame.files[0], photos / "a.png")
+    assert cv2.imwrite(str(photos / "b.jpg"), written)
+    for _ in range(2):
+        assert run("denoise", "apply", out, photos, "--out", photos / "done", "--device", "cpu", "--overwrite") == 0
+        assert sorted(path.name for path in (photos / "done").iterdir()) == ["a_denoised.png", "b_denoised.png"]
+    assert run("denoise", "apply", out, photos / "done", "--out", photos, "--overwrite", "--device", "cpu") == 1
+    assert "does not hold the noisy images" in capsys.readouterr().err
 
 
 def test_a_noise_model_as_the_source(data, tmp_path, capsys):
@@ -236,9 +245,27 @@ def test_compare_goes_on_where_it_was(data, compared, tmp_path, capsys):
     capsys.readouterr()
     assert run(*command, "--seeds", 2, "--batch", 3) == 1
     assert "--batch has changed since the comparison began" in capsys.readouterr().err
+    assert run(*command, "--seeds", 1, "--overwrite") == 0  # all of it anew
+    assert done.stat().st_mtime_ns != before
+    assert not (out / "runs" / "gaussian" / "1").exists()
     (out / "compare.yaml").unlink()
     assert run(*command, "--seeds", 2) == 1
     assert "not empty" in capsys.readouterr().err
+
+
+def test_noise_of_another_camera_than_the_images(data, tmp_path, capsys):
+    """--cameras and --isos choose images; --noise-cameras and --noise-isos noise, of cameras that the data lack."""
+    common = ("denoise", "fit", "--data", data, "--noise", "eld-sony-a7s2", "--steps", 2, *SMALL)
+    assert run(*common, "--out", tmp_path / "a", "--isos", 3200, "--noise-isos", "1600") == 0
+    assert run(*common, "--out", tmp_path / "b", "--noise-isos", "7") == 1
+    assert "--noise-isos: expected" in capsys.readouterr().err
+    assert run(*common, "--out", tmp_path / "c", "--noise-isos", "1600", "--noise-cameras", "night") == 1
+
+
+def test_a_small_image_is_named_where_it_decides_the_patches(data, tmp_path, caplog):
+    assert run("denoise", "fit", "--data", data, "--noise", "nlf", "--out", tmp_path / "a", "--steps", 1, "--patch", 48,
+               "--batch", 2, "--width", 4, "--depth", 2, "--device", "cpu") == 0  # fmt: skip
+    assert "patches of 32×32, the size of " in caplog.text
 
 
 BAD = {

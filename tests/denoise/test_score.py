@@ -1,7 +1,5 @@
 """PSNR and SSIM against independent numpy versions; means per image, per camera and ISO."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -43,7 +41,7 @@ def test_against_numpy(shape):
 
 def test_what_is_clipped_away_does_not_count():
     clean = torch.tensor([0.0, 0.5, 1.0]).repeat(1, 12, 4)
-    assert psnr(torch.where(clean == 0.5, clean, 3 * clean - 1), clean) == math.inf
+    assert psnr(torch.where(clean == 0.5, clean, 3 * clean - 1), clean) == 100
     assert ssim(torch.where(clean == 0.5, clean, 3 * clean - 1), clean) == pytest.approx(1.0)
 
 
