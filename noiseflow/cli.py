@@ -138,7 +138,7 @@ def _parser() -> Any:
     command("compare", "say what differs between two evaluations", None, {"first": result, "second": result})
     sample = {
         "model": "a .safetensors file, a run folder, or a noise profile: a .json file, or a built-in one's name",
-        "images": "clean images: MAT, NPY, PNG, TIFF, camera raw",
+        "images": "clean images: MAT, NPY, PNG, TIFF, JPEG, WebP, camera raw",
     }
     command("sample", "add a model's noise to clean images", SampleOptions, sample)
     folders = {"source": "folder of clean images or photographs", "out": "the folder to write, or to go on with"}
@@ -184,7 +184,7 @@ def _add_denoise(commands: Any) -> None:
     apply = jsonargparse.ArgumentParser(description=about)
     apply.add_argument("network", type=str, metavar="NETWORK", help="a denoiser's .safetensors file, or its run folder")
     apply.add_argument("images", nargs="+", type=str, metavar="IMAGE",
-                       help="noisy images or folders of them: MAT, NPY, PNG, TIFF, camera raw")  # fmt: skip
+                       help="noisy images or folders of them: MAT, NPY, PNG, TIFF, JPEG, WebP, camera raw")  # fmt: skip
     _add_options(apply, DenoiseApplyOptions)
     inner.add_subcommand("apply", apply, help=about)
 
