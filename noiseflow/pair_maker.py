@@ -231,14 +231,12 @@ class PairMaker(Dataset[list[Row]]):
 
         A grey PNG or TIFF of 8 bits is a picture, unless `cfa` says that it is a mosaic.
         """
-        grey = image.ndim == 2 and path.suffix.lower() in _PICTURES and self.recipe.cfa is None
-        if grey and image.dtype == np.uint8 and self.model.channels != 1:
-            image = np.repeat(image[..., None], 3, axis=2)
-        if image.ndim != 3:
-            return None
-        if image.dtype == np.uint16 and self.recipe.white is None:
+        photograph = path.suffix.lower() in _PICTURES
+        if photograph and image.dtype == np.uint16 and image.ndim == 3 and self.recipe.white is None:
             image = np.rint(image / 257).astype(np.uint8)
-        return image if image.dtype == np.uint8 else None
+        if photograph and image.ndim == 2 and self.recipe.cfa is None and self.model.channels != 1:
+            image = np.repeat(image[..., None], 3, axis=2)
+        return image if image.ndim == 3 and image.dtype == np.uint8 else None
 
     def _sized(self, path: Path, picture: NDArray[Any]) -> NDArray[Any]:
         """A picture shrunk and cut to the size asked for, or to even sides."""
