@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Sequence
@@ -28,6 +29,8 @@ from noiseflow.scenes import RAW_BALANCE
 from noiseflow.shot import Shot
 from noiseflow.stored import npy_bytes, png_bytes, read_clean
 
+log = logging.getLogger(__name__)
+
 RECORDS = "records"
 """Folder of the images that are done."""
 
@@ -38,6 +41,10 @@ _PICTURES = (".png", ".tif", ".tiff")
 
 Row = dict[str, str]
 """A row of `pairs.csv`."""
+
+
+class TooSmallError(UserError):
+    """An image is smaller than the pairs that are to be made of it."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +113,8 @@ class _Clean:
 class PairMaker(Dataset[list[Row]]):
     """Item i makes the pairs of image i, unless they are there, and gives their rows of `pairs.csv`.
 
+    An image that is too small has none, which is said in the log.
+
     Args:
         items: the clean images, relative to `source`.
         source: their folder.
@@ -150,6 +159,9 @@ class PairMaker(Dataset[list[Row]]):
                 return list(done["rows"])
         try:
             files, rows = self._make(item, path, own)
+        except TooSmallError as error:
+            log.warning("left out: %s", error)
+            return []
         except UnknownConditionError as error:
             raise UserError(str(error)) from error
         files[record.relative_to(self.out)] = json.dumps({"content": own, "rows": rows}, indent=1).encode() + b"\n"
@@ -219,7 +231,7 @@ class PairMaker(Dataset[list[Row]]):
             height, width = (side // step for side in self.recipe.size)
             h, w = planes.shape[1:]
             if h < height or w < width:
-                raise UserError(
+                raise TooSmallError(
                     f"{path}: expected at least {_said(self.recipe.size)}, got {_said((h * step, w * step))}"
                 )
             top, left = (h - height) // 2, (w - width) // 2
@@ -241,12 +253,12 @@ class PairMaker(Dataset[list[Row]]):
     def _sized(self, path: Path, picture: NDArray[Any]) -> NDArray[Any]:
         """A picture shrunk and cut to the size asked for, or to even sides."""
         if min(picture.shape[:2]) < 2:
-            raise UserError(f"{path}: expected at least 2×2, got {_said(picture.shape[:2])}")
+            raise TooSmallError(f"{path}: expected at least 2×2, got {_said(picture.shape[:2])}")
         if self.recipe.size is None:
             return picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]
         height, width = self.recipe.size
         if picture.shape[0] < height or picture.shape[1] < width:
-            raise UserError(f"{path}: expected at least {_said((height, width))}, got {_said(picture.shape[:2])}")
+            raise TooSmallError(f"{path}: expected at least {_said((height, width))}, got {_said(picture.shape[:2])}")
         return shrink(picture, height, width)
 
     def _shot(self, clean: _Clean, camera: str, iso: float) -> Shot:

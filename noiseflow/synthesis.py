@@ -96,15 +96,17 @@ def synthesize_folder(
         for rows in loader:
             made.append(rows)
             progress.update(1)
+        shares = crew.gather(made, "rows")
+        if not shares:
+            return 0
+        table = [row for i in range(len(items)) for row in shares[i % crew.size][i // crew.size]]
+        if not table:
+            raise UserError(f"{source}: all images are too small: see above")
     except Exception:
         if crew.size == 1 and not (out / RECORDS).exists():  # nothing was made: another command can be given
             shutil.rmtree(folder, ignore_errors=True)
             (out / COMMAND_FILE).unlink(missing_ok=True)
         raise
-    shares = crew.gather(made, "rows")
-    if not shares:
-        return 0
-    table = [row for i in range(len(items)) for row in shares[i % crew.size][i // crew.size]]
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()

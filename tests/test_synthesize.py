@@ -263,6 +263,19 @@ def test_grey_and_16_bit_pictures_are_pictures(world, tmp_path, model):
     assert np.array_equal(cleans[0], cleans[1]) and np.array_equal(cleans[2], cleans[1])
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_image_that_is_too_small_is_left_out_and_named(world, tmp_path, caplog, workers):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").write_bytes((world / "photos" / "00.png").read_bytes())
+    assert cv2.imwrite(str(tmp_path / "in" / "b.png"), np.zeros((16, 200, 3), np.uint8))
+    base = ("synthesize", tmp_path / "in", tmp_path / "o", "--model", world / "raw.safetensors", "--size", "32x32")
+    for _ in range(2):
+        assert run(*base, "--workers", workers) == 0
+        assert [row["source"] for row in rows_of(tmp_path / "o")] == ["a.png"]
+    if not workers:
+        assert "b.png: expected at least 32×32, got 16×200" in caplog.text
+
+
 def test_ctrl_c(world, tmp_path):
     child = started(world, tmp_path / "o", "--srgb", "--count", 100, "--workers", 2)
     deadline = time.monotonic() + 120
@@ -306,7 +319,7 @@ def test_bad_input_is_one_line(world, tmp_path, capsys, name):
     assert not [path for path in (tmp_path / "o").rglob("*") if path.is_file()]
 
 
-def test_other_bad_input(world, tmp_path, capsys):
+def test_other_bad_input(world, tmp_path, capsys, caplog):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.png").write_bytes((world / "photos" / "00.png").read_bytes())
     (tmp_path / "in" / "a.jpg").write_bytes((world / "photos" / "more" / "last.jpg").read_bytes())
@@ -325,7 +338,7 @@ def test_other_bad_input(world, tmp_path, capsys):
     for shape, expected in (((1, 1, 3), "at least 2×2"), ((8, 8, 4), "without transparency")):
         assert cv2.imwrite(str(tmp_path / "in" / "p.png"), np.zeros(shape, np.uint8))
         assert run(*base) == 1
-        assert expected in capsys.readouterr().err
+        assert expected in capsys.readouterr().err + caplog.text
         assert not (tmp_path / "o" / "synthesize.json").exists()
     (tmp_path / "in" / "p.png").unlink()
     np.save(tmp_path / "in" / "m.npy", np.zeros((8, 8), np.float32))
