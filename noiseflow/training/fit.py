@@ -351,7 +351,7 @@ def _train(
         train,
         validation,
         options,
-        patch=patch_within(options.patch, train, model.size_multiple),
+        patch=patch_within(options.patch, train, model.size_multiple, f"--model {options.model}"),
         checkpoint=checkpoint,
         progress=progress,
     )
@@ -367,22 +367,28 @@ def _train(
     return finished, scores
 
 
-def patch_within(patch: int, frames: Sequence[FramePair | Burst], multiple: int) -> int:
+def patch_within(patch: int, frames: Sequence[FramePair | Burst], multiple: int, network: str) -> int:
     """The side of patches that fits every frame and divides by a multiple; says so where it is not what was asked for.
 
     Args:
         patch: the side asked for.
         frames: what patches are cut from.
         multiple: what the side must divide by.
+        network: what needs that, for the message.
 
-    Returns:
-        0 where no patch fits.
+    Raises:
+        UserError: no patch fits.
     """
     smallest = min(frames, key=lambda frame: min(frame.size))
-    side = min(patch, min(smallest.size)) // multiple * multiple
+    room = min(smallest.size)
+    if room < multiple:
+        raise UserError(f"{network}: expected frames of {multiple} pixels or more, got {room} ({smallest.name})")
+    if patch < multiple:
+        raise UserError(f"{network}: expected --patch and frames of {multiple} pixels or more, got --patch {patch}")
+    side = min(patch, room) // multiple * multiple
     if side < patch:
-        why = f"the size of {smallest.name}" if min(smallest.size) < patch else f"a multiple of {multiple}"
-        log.info("patches of %d×%d, %s", side, side, why)
+        log.info("patches of %d×%d, %s", side, side,
+                 f"the size of {smallest.name}" if room < patch else f"a multiple of {multiple}")  # fmt: skip
     return side
 
 

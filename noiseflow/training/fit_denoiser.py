@@ -221,9 +221,7 @@ def _complete(
     frames, split = scored_frames(options, dataset, validation)
     _check_sizes(frames)
     source = source_of(noise, options, dataset, train, progress)
-    patch = patch_within(options.patch, (*train, *validation), network.size_multiple)
-    if patch < 1:
-        raise UserError(f"--network {options.network}: expected frames of {network.size_multiple} pixels or more")
+    patch = patch_within(options.patch, (*train, *validation), network.size_multiple, f"--network {options.network}")
     task, finished, _ = train_on_patches(
         partial(DenoiserTask, network, source),
         train,

@@ -112,9 +112,7 @@ def train_noisy(
         log.warning("the evidence is drawn in %s", out / EVIDENCE)
     denoiser = _denoiser(options, bursts[0].channels)
     multiple = max(model.size_multiple if isinstance(model, Flow) else 1, denoiser.size_multiple)
-    patch = patch_within(options.patch, bursts, multiple)
-    if patch < 1:
-        raise UserError(f"--denoiser {options.denoiser}: expected frames of {multiple} pixels or more")
+    patch = patch_within(options.patch, bursts, multiple, f"--denoiser {options.denoiser}")
     steps = options.denoiser_steps + options.steps
     first_step = 0 if checkpoint is None else int(checkpoint["noiseflow_step"])
     data = BurstDataModule(
