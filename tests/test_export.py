@@ -69,8 +69,7 @@ def test_the_table_of_a_flow_is_the_line_of_its_noise(tmp_path, caplog):
     assert "nearest" in caplog.text
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize(("name", "channels"), [("dncnn", 4), ("unet", 4), ("nafnet-small", 3)])
 def test_onnx_gives_the_same_images_at_every_size(tmp_path, name, channels):
     torch.manual_seed(0)
     network = NETWORKS[name](channels, **({} if name == "unet" else {"width": 8}))
