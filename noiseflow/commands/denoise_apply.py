@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from noiseflow.raw.decode import IMAGE_SUFFIXES, PHOTO_SUFFIXES, RAW_SUFFIXES, r
 from noiseflow.shot import CFA_PATTERNS
 from noiseflow.stored import WRITERS, StoredImage, read_clean, shot_of
 from noiseflow.training.fit import torch_device
+
+_NOT_NOISY = re.compile(r"_(GT|METADATA)_(RAW|SRGB)_\d+$")  # what lies beside the noisy frames of a SIDD tree
 
 
 def run(network_name: str, images: Sequence[str], options: DenoiseApplyOptions) -> int:
@@ -67,7 +70,9 @@ def _found(images: Sequence[str], out: Path) -> list[tuple[Path, Path]]:
         if path.resolve().is_relative_to(out):
             raise UserError(f"--out {out}: expected a folder that does not hold the noisy images")
         known = (*IMAGE_SUFFIXES, *PHOTO_SUFFIXES, *RAW_SUFFIXES)
-        images_in = (p for p in path.rglob("*") if p.suffix.lower() in known and p.is_file())
+        images_in = (
+            p for p in path.rglob("*") if p.suffix.lower() in known and p.is_file() and not _NOT_NOISY.search(p.stem)
+        )
         inside = sorted(p for p in images_in if not p.resolve().is_relative_to(out))
         if not inside:
             raise UserError(f"{path}: expected images ({', '.join(known)}) in the folder, found none")

@@ -199,6 +199,15 @@ def test_a_noise_model_as_the_source(data, tmp_path, capsys):
     assert (protocol["noise"], protocol["noise_hash"]) == ("noise_flow", digest)
 
 
+def test_apply_takes_the_noisy_frames_of_a_tree(data, trained, tmp_path):
+    frames = open_dataset(data).frames[:2]
+    for frame in frames:
+        shutil.copytree(frame.files[0].parent, tmp_path / "tree" / frame.files[0].parent.name)
+    assert run("denoise", "apply", trained, tmp_path / "tree", "--out", tmp_path / "out", "--device", "cpu") == 0
+    written = sorted(path.name for path in (tmp_path / "out").rglob("*.mat"))
+    assert written == sorted(f"{frame.files[0].stem}_denoised.mat" for frame in frames)
+
+
 @pytest.fixture(scope="module")
 def compared(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("compare") / "out"
