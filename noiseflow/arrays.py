@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from noiseflow.raw.cfa import pack, unpack
@@ -15,7 +15,7 @@ from noiseflow.raw.cfa import pack, unpack
 _EXPECTED = {1: "(H, W)", 3: "(H, W, 3)", 4: "(H, W) or (4, H, W)"}
 
 
-def to_planes(array: NDArray[Any], channels: int, cfa: str) -> Float[Tensor, "c h w"]:
+def to_planes(array: ArrayLike, channels: int, cfa: str) -> Float[Tensor, "c h w"]:
     """An image as planes, float32.
 
     Args:
@@ -27,6 +27,7 @@ def to_planes(array: NDArray[Any], channels: int, cfa: str) -> Float[Tensor, "c 
     Raises:
         ValueError: another shape, or integers.
     """
+    array = np.asarray(array)
     if array.dtype.kind != "f":
         raise ValueError(
             f"clean: expected floating-point values in linear units (0 black, 1 white), got {array.dtype}; "

@@ -66,6 +66,9 @@ def main(arguments: list[str] | None = None) -> int:
     missing = _missing(command, values)
     if missing:
         parser.error(f"noiseflow {command} needs {', '.join(missing)}")
+    if (values.get("seed") or 0) < 0:
+        print(f"error: --seed: expected 0 or more, got {values['seed']}", file=sys.stderr)
+        return 1
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("noiseflow").setLevel(logging.INFO)
     try:

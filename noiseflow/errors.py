@@ -19,6 +19,7 @@ Defect = Literal[
     "scene in both splits",
     "off the lattice",
     "bit depth",
+    "no noise",
     "moved camera",
     "changed light",
     "flicker",

@@ -314,3 +314,22 @@ def test_mono_frames_are_fitted_and_scored(tmp_path):
     results = json.loads((tmp_path / "e" / "results.json").read_text())
     nlf, flow = (model["mass"]["value"] for model in results["models"])
     assert flow == pytest.approx(nlf, abs=0.3)  # after two steps a flow is not far from where it started
+
+
+WITHOUT_EFFECT = {
+    "seed": (("--seed", "-1"), "--seed: expected 0 or more, got -1"),
+    "batch": (("--batch", "0"), "--batch and --patch: expected 1 or more, got 1200, 0 and None"),
+    "method": (("--method", "published"), "--method: only --noisy-only takes it"),
+    "denoiser steps": (("--denoiser-steps", "3"), "--denoiser-steps: only --noisy-only takes it"),
+}
+
+
+@pytest.mark.parametrize("case", WITHOUT_EFFECT)
+def test_options_that_cannot_be_meant_are_refused(case, tmp_path, capsys):
+    data = tmp_path / "tree"
+    assert main(["simulate", str(data), "--cameras", "S6", "--isos", "100", "--scenes", "2", "--size", "32x32"]) == 0
+    arguments, expected = WITHOUT_EFFECT[case]
+    command = ["fit", "--data", str(data), "--model", "noise_flow", "--out", str(tmp_path / "run"), *arguments]
+    assert main(command) == 1
+    assert expected in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

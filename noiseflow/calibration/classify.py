@@ -43,6 +43,7 @@ _SHADED = 5e-4  # of the signal, by which shading may differ from it
 _DRIFT, _DRIFT_DN = 0.25, 2.0
 """How far black levels drift with exposure and warmth, and differ among colours: in standard deviations of a pixel, and
 beside that in DN."""
+_GREY = 20  # times that drift: frames without a black level that far above the darkest are not surely dark
 _ALIKE = 0.05  # relative difference of signal up to which flat fields make a pair
 _SAME, _NEARLY = 0.9, 0.6  # correlation of block means, noise taken off, from which frames show one scene
 _MOVED = 0.1  # share of the blocks that may have changed where the correlation is between the two: something moved
@@ -169,6 +170,13 @@ def _even(looks: list[_Look]) -> list[Group]:
             (dark if spread <= _DRIFT * look.noise + _DRIFT_DN else lit).append((look, words))
         else:
             unclear.append(look)
+    # Grey light looks like darkness where no black level is known; frames of one darkness have about one level.
+    bare = [look for look, _ in dark if look.black is None]
+    if bare:
+        darkest = min(bare, key=lambda look: look.mean)
+        most = darkest.mean + _GREY * (_DRIFT * darkest.noise + _DRIFT_DN)
+        unclear += [look for look in bare if look.mean > most]
+        dark = [(look, words) for look, words in dark if look not in unclear]
     groups = [_group("dark", [look for look, _ in dark], _one_of([words for _, words in dark]))] if dark else []
     zero = np.mean([look.mean for look, _ in dark]) if dark else None
     for taken in _alike([look for look, _ in lit], lambda look: look.frame.exposure):

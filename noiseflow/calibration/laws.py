@@ -122,12 +122,13 @@ def read_law(gains: Sequence[Estimate], stds: Sequence[Estimate], freedoms: Sequ
     own = np.square(covariance @ (design / total**2) * error)  # what each ISO's own error adds, for both parts
     spread = np.diag(covariance)
     with np.errstate(divide="ignore"):
-        reach = stats.t.ppf(0.975, spread**2 / (own**2 / freedom).sum(axis=1))
+        # At least one degree of freedom: below it, the formula's normal approximation has no meaning.
+        reach = stats.t.ppf(0.975, np.maximum(spread**2 / (own**2 / freedom).sum(axis=1), 1.0))
     errors = np.sqrt(spread) * reach / 1.96
     parts = [root(float(value), float(half)) for value, half in zip(solution, errors, strict=True)]
-    for part, where in zip(parts, ("before", "behind"), strict=True):
+    for part, where, unit in zip(parts, ("before", "behind"), ("electrons", "DN"), strict=True):
         if part.low == 0:
-            warnings.append(f"read noise {where} the gain cannot be told from 0: at most {part.high:.3g}")
+            warnings.append(f"read noise {where} the gain cannot be told from 0: at most {part.high:.3g} {unit}")
     return ReadLaw(parts[0], parts[1], tuple(warnings))
 
 

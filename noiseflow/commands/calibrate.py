@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -180,8 +181,8 @@ def _levels(text: str | None) -> list[float] | None:
         levels = [float(part) for part in parts]
     except ValueError:
         levels = []
-    if len(levels) not in (1, 4):
-        raise UserError(f"--black: expected one number, or four separated by commas, got {text!r}")
+    if len(levels) not in (1, 4) or not all(0 <= level < math.inf for level in levels):
+        raise UserError(f"--black: expected one number of 0 or more, or four separated by commas, got {text!r}")
     return levels
 
 

@@ -142,7 +142,7 @@ def _image(path: Path) -> dict[str, Any]:
         "camera": raw.camera or "not said",
         "ISO": raw.iso or "not said",
         "pattern": raw.cfa,
-        "black": raw.black,
+        "black": ", ".join(f"{level:g}" for level in raw.levels[0].tolist()),
         "white": raw.white,
         "shape": "×".join(map(str, raw.codes.shape)),
         "noise profile": noise,

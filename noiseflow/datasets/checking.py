@@ -25,7 +25,9 @@ from noiseflow.errors import Defect, DefectError, UserError
 from noiseflow.progress import SILENT, Progress
 from noiseflow.raw.decode import read_image
 
-WARNINGS: frozenset[Defect] = frozenset(("disagreement", "scene in both splits", "off the lattice", "bit depth"))
+WARNINGS: frozenset[Defect] = frozenset(
+    ("disagreement", "scene in both splits", "off the lattice", "bit depth", "no noise")
+)
 """Findings that leave the data usable; all others are damage."""
 
 _DEEP = 512  # codes from black to white; fewer can come from a sensor of 8 bits
@@ -216,6 +218,9 @@ def _frame(frame: FramePair, part: Part, root: Path) -> Iterator[Finding]:
             "probably made from an 8-bit picture"
         )
         yield _finding("bit depth", path, sentence, root)
+    if bool((noisy == clean).all()):
+        sentence = "expected noise, got a noisy and a clean image that are the same: one file twice, or saturated"
+        yield _finding("no noise", path, sentence, root)
     both = noisy.numpy(), clean.numpy()
     ratio = fine_energy_ratio(*both, lsb.numpy())
     if ratio > SWAPPED_RATIO:

@@ -32,6 +32,10 @@ class NoiseDataset(Selection[FramePair]):
     sensor: dict[str, Any] | None
     clean: str = "as stored"
 
+    def __len__(self) -> int:
+        """Number of pairs of frames."""
+        return len(self.frames)
+
 
 def open_dataset(
     root: Path | str,

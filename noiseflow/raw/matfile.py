@@ -148,7 +148,10 @@ def _opened(path: Path) -> tuple[Any, Any]:
 def _open(path: Path) -> tuple[Any, Any]:
     """Open a v7.3 file and check everything it declares about the frame, before reading any of it."""
     if not h5py.is_hdf5(path):
-        raise UserError(f"{path}: expected a MAT v7.3 (HDF5) file, got something else; is the copy complete?")
+        raise UserError(
+            f"{path}: expected a MAT v7.3 (HDF5) file, got something else; is the copy complete? MATLAB writes such "
+            "files with save -v7.3"
+        )
     try:
         file = h5py.File(_Source(path), "r", rdcc_nbytes=_CHUNK_CACHE)
     except OSError as error:

@@ -84,7 +84,9 @@ def fit(options: FitOptions, progress: Progress = SILENT) -> bool:
         raise UserError(
             f"--condition srgb: expected a flow, got {options.model}; the baselines see the clean raw frame"
         )
-    if options.noisy_only:
+    if not options.noisy_only:
+        _check_noisy_options(options)
+    else:
         from noiseflow.training.fit_noisy import noisy_options
 
         options = noisy_options(options)
@@ -291,10 +293,21 @@ def _start(flow: Flow, noisy: Tensor, shot: Shot, options: FitOptions, dataset: 
     flow.start_from(level)
 
 
+def _check_noisy_options(options: FitOptions) -> None:
+    """Refuse options that without --noisy-only do nothing."""
+    names = ("method", "denoiser", "denoiser_steps", "weight", "unfit")
+    given = [name for name in names if getattr(options, name) != FitOptions.__dataclass_fields__[name].default]
+    if given:
+        raise UserError(f"--{given[0].replace('_', '-')}: only --noisy-only takes it")
+
+
 def _steps(options: FitOptions) -> int:
     steps = DEFAULT_STEPS.get(options.model, 0) if options.steps is None else options.steps
     if steps < 0 or options.batch < 1 or (options.patch is not None and options.patch < 1):
-        raise UserError("--steps, --batch, --patch: expected whole numbers that are not negative")
+        raise UserError(
+            "--steps: expected 0 or more, --batch and --patch: expected 1 or more, "
+            f"got {steps}, {options.batch} and {options.patch}"
+        )
     return steps
 
 

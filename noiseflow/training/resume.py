@@ -118,7 +118,11 @@ def check_unchanged(
 
 
 def checkpoint_of(path: Path) -> dict[str, Any] | None:
-    """The last checkpoint, or None where the run was stopped before its first one."""
+    """The last checkpoint, or None where the run was stopped before its first one.
+
+    Raises:
+        UserError: it is damaged, or the metrics.csv beside it lacks steps that it has taken.
+    """
     if not path.is_file():
         return None
     try:
@@ -126,4 +130,14 @@ def checkpoint_of(path: Path) -> dict[str, Any] | None:
         checkpoint["noiseflow_step"]
     except (OSError, RuntimeError, KeyError, EOFError, ValueError, TypeError, pickle.UnpicklingError) as error:
         raise UserError(f"{path}: not a readable checkpoint of noiseflow ({type(error).__name__})") from error
+    _check_metrics(path.with_name("metrics.csv"), int(checkpoint["noiseflow_step"]))
     return checkpoint
+
+
+def _check_metrics(path: Path, steps: int) -> None:
+    """See that the rows of a run's steps are there, in order."""
+    lines = path.read_bytes().split(b"\n") if path.is_file() else []
+    rows = [str(step).encode() for step in range(1, steps + 1)]
+    if [line.partition(b",")[0] for line in lines[: steps + 1]] != [b"step", *rows]:
+        raise UserError(f"{path}: expected the rows of steps 1 to {steps}, found the file missing or damaged; put back "
+                        "its copy, or begin a new run")  # fmt: skip

@@ -111,6 +111,10 @@ class MetricsFile(L.Callback):
         )
         self._write((",".join(values) + "\n").encode())
 
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Have the rows on the disk before the checkpoint that they belong to."""
+        os.fsync(self._file.fileno())
+
     def _write(self, row: bytes) -> None:
         """Write a row whole or not at all."""
         end = self._file.tell()

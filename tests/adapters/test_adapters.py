@@ -258,6 +258,8 @@ def test_a_cast_of_the_network_around_does_not_reach_the_model():
 def test_what_is_no_image_is_refused():
     noise = NoiseTransform(nlf())
     codes = np.full((8, 8), 100, np.uint8)
+    with pytest.raises(ValueError, match="floating-point"):
+        nlf().sample_numpy([[1, 2], [3, 4]], camera="S6", iso=100)
     for call in (lambda: add_noise(codes, nlf(), camera="S6", iso=100), lambda: noise(codes)):
         with pytest.raises(ValueError, match=r"floating-point values in linear units .* got uint8"):
             call()

@@ -196,6 +196,8 @@ def test_photon_transfer_points_give_gains_and_the_break_of_their_law(tmp_path, 
 BAD = {
     "no ISO": (["--single", "npy", "--cfa", "GRBG"], "give --iso"),
     "no pattern": (["--single", "npy", "--iso", "100"], "give --cfa"),
+    "a black level below 0": (["--single", "npy", "--black", "-5"], "one number of 0 or more"),
+    "a black level that is none": (["--single", "npy", "--black", "nan"], "one number of 0 or more"),
     "no black": (["--single", "npy", "--iso", "100", "--cfa", "GRBG"], "give --black"),
     "nobody can tell": (["even", "--iso", "100", "--cfa", "mono"], "say which with --dark or --flat"),
     "other size": (["--dark", "npy", "wide", "--iso", "100", "--cfa", "GRBG"], "frames of one size, got 64×64"),

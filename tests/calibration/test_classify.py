@@ -167,3 +167,17 @@ def test_real_frames():
     chart = REAL / "raw" / "infinite_isp_ColorCheckerRAW_1920x1080_12bit_BGGR_le16.raw"
     pictures += read_frames(chart, size="1080x1920", dtype="uint16le", cfa="BGGR")
     assert [group.kind for group in classify(pictures)] == ["single", "single"]
+
+
+def test_grey_light_without_a_black_level_is_not_taken_for_darkness():
+    """Neutral flats beside darks: their colours are as close as those of darks, their levels are not."""
+    rng = np.random.default_rng(8)
+
+    def even(name, level):
+        codes = 128 + rng.poisson(level, (SIDE, SIDE)) + rng.normal(0, 5, (SIDE, SIDE))
+        return RawFrame.of(name, np.rint(codes).astype(np.uint16), cfa="RGGB")
+
+    levels = {"d1": 0, "d2": 0, "f1": 300, "f2": 300, "f3": 3000, "f4": 3000}
+    groups = classify([even(name, level) for name, level in levels.items()])
+    kinds = {frame.name: group.kind for group in groups for frame in group.frames}
+    assert kinds == {"d1": "dark", "d2": "dark"} | dict.fromkeys(("f1", "f2", "f3", "f4"), "unclear")

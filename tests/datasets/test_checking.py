@@ -113,6 +113,8 @@ SPOILT = {
     "another phone": ("disagreement", lambda f: metadata(f, model="virtual N6")),
     "another pattern": ("disagreement", lambda f: metadata(f, cfa=[0, 1, 1, 2])),
     "off the lattice": ("off the lattice", lambda f: rewrite(part(f, "NOISY"), lambda frame: frame + 0.3 / 1023)),
+    "one file twice": ("no noise", lambda f: shutil.copy(part(f, "GT"), part(f, "NOISY"))),
+    "one picture twice": ("no noise", lambda f: shutil.copy(part(f, "GT", "SRGB"), part(f, "NOISY", "SRGB"))),
     "8 bits": ("bit depth", lambda f: rewrite(part(f, "NOISY"), eight_bits)),
 }  # fmt: skip
 

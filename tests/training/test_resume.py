@@ -117,15 +117,19 @@ def test_changed_data_are_refused_unless_said(data, copy, tmp_path, capsys):
     assert run("fit", "--resume", copy, "--data", other, "--steps", STEPS + 1) == 0
 
 
-@pytest.mark.parametrize("damage", ["none", "config", "checkpoint"])
+@pytest.mark.parametrize("damage", ["none", "config", "checkpoint", "metrics", "no metrics"])
 def test_damaged_runs_are_one_line(copy, tmp_path, capsys, damage):
     target = copy
     if damage == "none":
         target = tmp_path / "nothing"
     elif damage == "config":
         (copy / "config.yaml").write_text("model: [")
-    else:
+    elif damage == "checkpoint":
         (copy / "last.ckpt").write_bytes((copy / "last.ckpt").read_bytes()[:1000])
+    elif damage == "metrics":
+        (copy / "metrics.csv").write_text("".join(metrics(copy).splitlines(keepends=True)[:100]))
+    else:
+        (copy / "metrics.csv").unlink()
     assert run("fit", "--resume", target) == 1
     err = capsys.readouterr().err.splitlines()
     assert len([line for line in err if line.startswith("error:")]) == 1
