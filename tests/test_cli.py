@@ -188,10 +188,15 @@ def test_sample_on_pictures(world, tmp_path):
 
 def test_info_describes_everything(world, tmp_path, capsys):
     np.save(tmp_path / "c.npy", np.zeros((4, 6), np.float32))
+    (tmp_path / "b").mkdir()
+    for k in (1, 2):
+        np.save(tmp_path / "b" / f"f{k}.npy", np.full((8, 6), k, np.uint8))
+    (tmp_path / "b" / "bursts.csv").write_text("frames,camera,iso\nf*.npy,X,100\n")
     for target, words in (
         (world / "flow", ("noise_flow", "G4 at ISO 100, 800; S6 at ISO 100, 800", "SignalDependentScale")),
         (world / "sim", ("images: 16", "truth: exact", "12 train, 4 test")),
         (tmp_path / "c.npy", ("4×6", "float32")),
+        (tmp_path / "b", ("bursts: 1", "truth: none", "X ISO 100", "8×6")),
     ):
         assert run("info", target) == 0
         out = capsys.readouterr().out

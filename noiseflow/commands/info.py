@@ -104,15 +104,16 @@ def _in_words(value: Any) -> str:
 
 
 def _dataset(path: Path) -> dict[str, Any]:
-    from noiseflow.datasets import open_dataset
+    from noiseflow.datasets import BurstDataset, NoiseDataset, burst_folders, open_bursts, open_dataset
 
-    dataset = open_dataset(path)
+    bursts = (path / burst_folders.FILE_NAME).is_file()
+    dataset: BurstDataset | NoiseDataset = open_bursts(path) if bursts else open_dataset(path)
     splits = list(dataset.split_of.values())
     return {
         "data set": path,
         "domain": dataset.domain,
-        "ground truth": dataset.truth,
-        "images": len(dataset.frames),
+        "ground truth": "none" if isinstance(dataset, BurstDataset) else dataset.truth,
+        "bursts" if bursts else "images": len(dataset.frames),
         "scenes": len({frame.scene for frame in dataset.frames}),
         "cameras and ISOs": "; ".join(f"{camera} ISO {iso:g}" for camera, iso in dataset.conditions),
         "frame sizes": ", ".join(sorted({f"{h}×{w}" for h, w in (frame.size for frame in dataset.frames)})),
