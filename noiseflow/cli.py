@@ -66,12 +66,11 @@ def main(arguments: list[str] | None = None) -> int:
     missing = _missing(command, values)
     if missing:
         parser.error(f"noiseflow {command} needs {', '.join(missing)}")
-    if (values.get("seed") or 0) < 0:
-        print(f"error: --seed: expected 0 or more, got {values['seed']}", file=sys.stderr)
-        return 1
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("noiseflow").setLevel(logging.INFO)
     try:
+        if (values.get("seed") or 0) < 0:
+            raise UserError(f"--seed: expected 0 or more, got {values['seed']}")
         with warnings.catch_warnings():
             if not sys.warnoptions:
                 warnings.simplefilter("ignore")  # what matters to users is logged in plain words

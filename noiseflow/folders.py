@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from noiseflow.errors import UserError
+from noiseflow.raw.decode import IMAGE_SUFFIXES, PHOTO_SUFFIXES, RAW_SUFFIXES
 
 
 def claim(out: str | Path, *, overwrite: bool = False) -> Path:
@@ -39,13 +40,44 @@ def claim_file(out: str | Path, endings: Sequence[str], *, overwrite: bool = Fal
         overwrite: accept a file that exists.
 
     Raises:
-        UserError: it ends in something else, exists, or its folder does not.
+        UserError: it ends in something else, exists, is a folder, or its folder does not exist.
     """
     path = Path(out)
     if path.suffix.lower() not in endings:
         raise UserError(f"{path}: expected a name that ends in {' or '.join(endings)}")
+    if path.is_dir():
+        raise UserError(f"{path}: expected a file to write to, found a folder")
     if path.exists() and not overwrite:
         raise UserError(f"{path}: the file exists; choose another name or pass --overwrite")
     if not path.parent.is_dir():
         raise UserError(f"{path}: the folder {path.parent} does not exist")
     return path
+
+
+def images_below(folder: Path, out: Path, kind: str, wanted: Callable[[Path], bool]) -> list[Path]:
+    """The images of a folder, subfolders and all, relative to it and sorted; those in the output folder are left out.
+
+    Args:
+        folder: where to look.
+        out: the output folder.
+        kind: which images they are, for messages.
+        wanted: whether to take an image, by its path below the folder.
+
+    Raises:
+        UserError: no image, or the output folder holds the folder.
+    """
+    inside = out.resolve()
+    if folder.resolve().is_relative_to(inside):
+        raise UserError(f"{out}: expected an output folder that does not hold the {kind} images")
+    known = (*IMAGE_SUFFIXES, *PHOTO_SUFFIXES, *RAW_SUFFIXES)
+    items = sorted(
+        path.relative_to(folder)
+        for path in folder.rglob("*")
+        if path.suffix.lower() in known
+        and wanted(path.relative_to(folder))
+        and not path.resolve().is_relative_to(inside)
+        and path.is_file()
+    )
+    if not items:
+        raise UserError(f"{folder}: expected {kind} images ({', '.join(known)}), found none")
+    return items

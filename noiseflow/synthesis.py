@@ -25,11 +25,10 @@ from noiseflow.datasets.pairs import FILE_NAME
 from noiseflow.errors import UserError
 from noiseflow.evaluation.parallel import Crew
 from noiseflow.files import write_atomically
-from noiseflow.folders import claim
+from noiseflow.folders import claim, images_below
 from noiseflow.models import FittedModel
 from noiseflow.pair_maker import PARTIAL, RECORDS, PairMaker, Recipe, Row
 from noiseflow.progress import SILENT, Progress
-from noiseflow.raw.decode import IMAGE_SUFFIXES, PHOTO_SUFFIXES, RAW_SUFFIXES
 
 COMMAND_FILE = "synthesize.json"
 """What was asked for: a folder that holds it can be gone on with."""
@@ -124,20 +123,7 @@ def find_images(source: Path, out: Path) -> list[Path]:
     """
     if not source.is_dir():
         raise UserError(f"{source}: expected a folder of clean images, got {'a file' if source.exists() else 'none'}")
-    known = (*IMAGE_SUFFIXES, *PHOTO_SUFFIXES, *RAW_SUFFIXES)
-    inside = out.resolve()
-    if source.resolve().is_relative_to(inside):
-        raise UserError(f"{out}: expected an output folder that does not hold the clean images")
-    items = sorted(
-        path.relative_to(source)
-        for path in source.rglob("*")
-        if path.suffix.lower() in known
-        and not any(part.startswith(".") for part in path.relative_to(source).parts)
-        and not path.resolve().is_relative_to(inside)
-        and path.is_file()
-    )
-    if not items:
-        raise UserError(f"{source}: expected clean images ({', '.join(known)}), found none")
+    items = images_below(source, out, "clean", lambda item: not any(part.startswith(".") for part in item.parts))
     seen: dict[Path, Path] = {}
     for item in items:
         other = seen.setdefault(item.with_suffix(""), item)

@@ -186,8 +186,10 @@ def _check_iso(iso: Iso) -> None:
     values = list(iso) if isinstance(iso, Sequence) else [] if iso is None else [iso]
     if any(not (math.isfinite(value) and value > 0) for value in values) or (iso is not None and not values):
         raise ValueError(f"iso: expected positive numbers, got {said(iso)}")
-    if isinstance(iso, tuple) and (len(iso) != 2 or iso[0] > iso[1]):
+    if isinstance(iso, tuple) and len(iso) != 2:
         raise ValueError(f"iso: expected a range (low, high), got {said(iso)}; give single ISOs as a list")
+    if isinstance(iso, tuple) and iso[0] > iso[1]:
+        raise ValueError(f"iso: expected a range from the lower ISO to the higher one, got {said(iso)}")
 
 
 def said(iso: Iso) -> str:

@@ -16,6 +16,7 @@ from noiseflow.calibration.points import calibrate_points, diagnose_points
 from noiseflow.calibration.profile import write_profile
 from noiseflow.errors import UserError
 from noiseflow.files import write_atomically
+from noiseflow.folders import claim_file
 from noiseflow.options import CalibrateOptions, listed
 from noiseflow.progress import Progress, open_progress
 from noiseflow.raw.frame import RawFrame
@@ -31,7 +32,7 @@ def run(frames: list[str], options: CalibrateOptions, command: str) -> int:
     """Fit a profile to frames or photon-transfer points, write it, and print what was found."""
     for name, suffix in ((options.out, ".json"), (options.report, ".html")):
         if name is not None:
-            _check_out(Path(name), suffix, options.overwrite)
+            claim_file(name, [suffix], overwrite=options.overwrite)
     with open_progress() as progress:
         if options.ptc is not None:
             profile, page = _from_points(frames, options)
@@ -51,18 +52,6 @@ def run(frames: list[str], options: CalibrateOptions, command: str) -> int:
         print(options.report)
     print(options.out)
     return 0
-
-
-def _check_out(path: Path, suffix: str, overwrite: bool) -> None:
-    """Say what is wrong with an output path before anything is read."""
-    if path.suffix.lower() != suffix:
-        raise UserError(f"{path}: expected a name that ends in {suffix}")
-    if path.is_dir():
-        raise UserError(f"{path}: expected a file to write to, found a folder")
-    if path.exists() and not overwrite:
-        raise UserError(f"{path}: the file exists; choose another name or pass --overwrite")
-    if not path.parent.is_dir():
-        raise UserError(f"{path}: the folder {path.parent} does not exist")
 
 
 def _from_points(frames: list[str], options: CalibrateOptions) -> tuple[Profile, dict[str, Any]]:

@@ -11,10 +11,10 @@ import torch
 from noiseflow.denoise import Denoiser, denoise_whole
 from noiseflow.errors import UserError
 from noiseflow.files import load_denoiser
-from noiseflow.folders import claim
+from noiseflow.folders import claim, images_below
 from noiseflow.options import DenoiseApplyOptions
 from noiseflow.progress import open_progress
-from noiseflow.raw.decode import IMAGE_SUFFIXES, PHOTO_SUFFIXES, RAW_SUFFIXES, read_raw
+from noiseflow.raw.decode import read_raw
 from noiseflow.shot import CFA_PATTERNS
 from noiseflow.stored import WRITERS, StoredImage, read_clean, shot_of
 from noiseflow.training.fit import torch_device
@@ -29,7 +29,7 @@ def run(network_name: str, images: Sequence[str], options: DenoiseApplyOptions) 
         raise UserError(f"--cfa: expected one of {', '.join(CFA_PATTERNS)}, got {options.cfa!r}")
     if options.tile is not None and options.tile < 1:
         raise UserError(f"--tile: expected at least 1, got {options.tile}")
-    found = _found(images, Path(options.out).resolve())
+    found = _found(images, Path(options.out))
     camera = _camera(network, options)
     for path, _ in found:  # bad input is said before anything is made
         _tags(path, _read(path, network, camera, options).format, options)
@@ -67,16 +67,8 @@ def _found(images: Sequence[str], out: Path) -> list[tuple[Path, Path]]:
         if not path.is_dir():
             found.append((path, Path(path.stem)))
             continue
-        if path.resolve().is_relative_to(out):
-            raise UserError(f"--out {out}: expected a folder that does not hold the noisy images")
-        known = (*IMAGE_SUFFIXES, *PHOTO_SUFFIXES, *RAW_SUFFIXES)
-        images_in = (
-            p for p in path.rglob("*") if p.suffix.lower() in known and p.is_file() and not _NOT_NOISY.search(p.stem)
-        )
-        inside = sorted(p for p in images_in if not p.resolve().is_relative_to(out))
-        if not inside:
-            raise UserError(f"{path}: expected images ({', '.join(known)}) in the folder, found none")
-        found += [(p, p.relative_to(path).with_suffix("")) for p in inside]
+        inside = images_below(path, out, "noisy", lambda item: not _NOT_NOISY.search(item.stem))
+        found += [(path / item, item.with_suffix("")) for item in inside]
     targets = [target for _, target in found]
     twice = sorted({str(target) for target in targets if targets.count(target) > 1})
     if twice:

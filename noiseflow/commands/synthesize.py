@@ -64,8 +64,6 @@ def _isos(text: str | None) -> Iso:
         return None
     among = re.fullmatch(r"([\d.]+)-([\d.]+)", text)
     try:
-        if among and not 0 < float(among[1]) <= float(among[2]):
-            raise UserError(f"--isos: expected a range from the lower ISO to the higher one, got {text!r}")
         return (float(among[1]), float(among[2])) if among else [float(iso) for iso in listed(text) or ()]
     except ValueError:
         raise UserError(f"--isos: expected numbers such as 100,800 or a range such as 100-3200, got {text!r}") from None

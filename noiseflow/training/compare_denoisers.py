@@ -126,9 +126,9 @@ def _begin(options: DenoiseCompareOptions, dataset: NoiseDataset) -> Path:
             different = sorted(name for name in config if begun.get(name) != config[name])
         except (yaml.YAMLError, AttributeError) as error:
             raise UserError(f"{out / CONFIG}: damaged ({error})") from error
-        if not different and not options.overwrite:
-            return out
-        if different and not options.overwrite:
+        if not options.overwrite:
+            if not different:
+                return out
             what = "the data have" if different[0] == "data_hash" else f"--{different[0].replace('_', '-')} has"
             raise UserError(f"{out}: {what} changed since the comparison began; choose another --out or --overwrite")
     claim(out, overwrite=options.overwrite)

@@ -84,12 +84,12 @@ def fit(options: FitOptions, progress: Progress = SILENT) -> bool:
         raise UserError(
             f"--condition srgb: expected a flow, got {options.model}; the baselines see the clean raw frame"
         )
-    if not options.noisy_only:
-        _check_noisy_options(options)
-    else:
+    if options.noisy_only:
         from noiseflow.training.fit_noisy import noisy_options
 
         options = noisy_options(options)
+    else:
+        _check_noisy_options(options)
     dataset = open_chosen(options)
     options = replace(
         options,
